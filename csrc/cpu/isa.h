@@ -1,0 +1,77 @@
+// What one instruction set's translation unit hands to dispatch.cpp, and the pieces it is made of (see isa_*.cpp).
+#pragma once
+#include <cstddef>
+
+#include "params.h"
+
+namespace twolayer::cpu {
+
+// Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in cache.
+constexpr int64_t kDepth = 256;
+
+template <class T>
+struct NetKernels {
+  void (*forward)(const ForwardParams<T>&);
+  void (*backward)(const BackwardParams<T>&);
+};
+
+template <class T>
+struct TrainKernels {
+  void (*forward)(const TrainParams<T>&, int64_t block0, int64_t block1);
+  void (*loss)(const TrainParams<T>&, int64_t row0, int64_t row1);
+  void (*backward)(const TrainParams<T>&, int64_t block0, int64_t block1);
+};
+
+struct Isa {
+  const char* name;
+  bool (*supported)();  // by this processor and operating system
+  NetKernels<float> f32;
+  NetKernels<double> f64;
+  NetKernels<bfloat16> bf16;
+  TrainKernels<float> train_f32;
+  TrainKernels<double> train_f64;
+};
+
+// The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target and
+// could not run elsewhere.
+#define TWOLAYER_ISA(isa, supported)                                                      \
+  twolayer::cpu::Isa {                                                                    \
+    #isa, supported, {isa::forward<float>, isa::backward<float>},                         \
+        {isa::forward<double>, isa::backward<double>},                                    \
+        {isa::forward<bfloat16>, isa::backward<bfloat16>},                                \
+        {isa::train_forward<float>, isa::train_loss<float>, isa::train_backward<float>},  \
+        {isa::train_forward<double>, isa::train_loss<double>, isa::train_backward<double>} \
+  }
+
+template <class T>
+const NetKernels<T>& net_kernels(const Isa& isa) {
+  if constexpr (__is_same(T, float))
+    return isa.f32;
+  else if constexpr (__is_same(T, double))
+    return isa.f64;
+  else
+    return isa.bf16;
+}
+
+template <class T>
+const TrainKernels<T>& train_kernels(const Isa& isa) {
+  if constexpr (__is_same(T, float))
+    return isa.train_f32;
+  else
+    return isa.train_f64;
+}
+
+// Uninitialised memory, aligned to a cache line.
+void* allocate(size_t bytes);
+void release(void* memory);
+
+template <class T>
+struct Scratch {
+  T* data;
+  explicit Scratch(int64_t count) : data(count ? static_cast<T*>(allocate(count * sizeof(T))) : nullptr) {}
+  ~Scratch() { release(data); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+};
+
+}  // namespace twolayer::cpu

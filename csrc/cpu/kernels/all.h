@@ -1,0 +1,12 @@
+// Every kernel, in the order in which they stand on each other. An isa_*.cpp includes this inside its namespace, after the
+// simd names; nothing here opens a namespace, has an include guard or uses the standard library.
+#include "cpu/simd/elementary.h"
+#include "math/activations.h"
+#include "math/losses.h"
+#include "math/optimizers.h"
+
+#include "cpu/kernels/elementwise.h"
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/forward.h"
+#include "cpu/kernels/backward.h"
+#include "cpu/kernels/train.h"

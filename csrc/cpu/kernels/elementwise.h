@@ -1,0 +1,65 @@
+// Passes over rows of a matrix: activations and conversions. Included once per ISA, after math/activations.h.
+
+// Calls f(Activation{}) with the struct of that id.
+template <class F>
+TWOLAYER_INLINE void with_activation(int id, F&& f) {
+  switch (id) {
+#define TWOLAYER_CASE(number, Name) \
+  case number:                      \
+    return f(Name{});
+    TWOLAYER_ACTIVATIONS(TWOLAYER_CASE)
+#undef TWOLAYER_CASE
+  }
+}
+
+// One stored number in the type it is computed in.
+TWOLAYER_INLINE float widen(float x) { return x; }
+TWOLAYER_INLINE double widen(double x) { return x; }
+TWOLAYER_INLINE float widen(bfloat16 x) { return to_float(x); }
+
+// out[i] = f(in[i]...) for i in [0, n), in vectors of T; the pointers may be of any storage type and may coincide.
+template <class T, class F, class TOut, class... TIn>
+TWOLAYER_INLINE void map(int64_t n, F&& f, TOut* out, const TIn*... in) {
+  constexpr int L = lanes<T>;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store(out + i, f(load(in + i)...));
+  if (i < n) store_partial(out + i, f(load_partial(in + i, n - i)...), n - i);
+}
+
+TWOLAYER_INLINE bool saves_input(int activation) {
+  bool result = false;
+  with_activation(activation, [&](auto act) { result = decltype(act)::saves_input; });
+  return result;
+}
+
+// out = activation(in), and what backward will need of it into `saved` when that is not null.
+template <class T, class TIn, class TSaved>
+void activate(int activation, int64_t n, const TIn* in, T* out, TSaved* saved) {
+  const auto copy = [](auto v) { return v; };
+  with_activation(activation, [&](auto act) {
+    using Act = decltype(act);
+    if (saved && Act::saves_input) map<T>(n, copy, saved, in);
+    map<T>(n, [](auto z) { return Act::value(z); }, out, in);
+    if (saved && !Act::saves_input) map<T>(n, copy, saved, out);
+  });
+}
+
+// grad *= activation'(·), from what activate() saved.
+template <class T, class TSaved>
+void multiply_by_derivative(int activation, int64_t n, const TSaved* saved, T* grad) {
+  with_activation(activation, [&](auto act) {
+    map<T>(n, [](auto g, auto s) { return g * decltype(act)::derivative(s); }, grad, grad, saved);
+  });
+}
+
+// out[j] = sum over i of row i's j-th number, rows in ascending order.
+template <class T, class TIn, class TOut>
+void sum_rows(int64_t rows, int64_t n, const TIn* in, int64_t stride, TOut* out) {
+  constexpr int L = lanes<T>;
+  for (int64_t j = 0; j < n; j += L) {
+    const int64_t valid = n - j < L ? n - j : L;
+    Vec<T> total = zero<T>();
+    for (int64_t i = 0; i < rows; ++i) total = total + load_partial(in + i * stride + j, valid);
+    store_partial(out + j, total, valid);
+  }
+}

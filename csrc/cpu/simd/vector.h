@@ -1,0 +1,266 @@
+// The vector names every kernel is written against, on top of the compiler's vector extensions.
+//
+// <isa>.h defines `vector_bytes`, includes this file, then adds fma and sqrt and overloads whatever its instructions do
+// better than the portable templates below. The includer opens the namespace and the target pragma and has already
+// brought in <cstdint>, params.h and the intrinsics header; hence no include guard, no namespace, nothing from std::.
+
+#define TWOLAYER_INLINE inline __attribute__((always_inline))
+
+typedef float f32 __attribute__((vector_size(vector_bytes)));
+typedef double f64 __attribute__((vector_size(vector_bytes)));
+typedef int32_t i32 __attribute__((vector_size(vector_bytes)));
+typedef int64_t i64 __attribute__((vector_size(vector_bytes)));
+typedef uint32_t u32 __attribute__((vector_size(vector_bytes)));
+typedef uint64_t u64 __attribute__((vector_size(vector_bytes)));
+typedef uint16_t u16_half __attribute__((vector_size(vector_bytes / 2)));
+
+// Vec<T>: the vector in which arithmetic on elements stored as T is done.
+template <class T>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  using type = f32;
+};
+template <>
+struct VecOf<double> {
+  using type = f64;
+};
+template <>
+struct VecOf<bfloat16> {
+  using type = f32;
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+
+template <class V>
+struct ElementOf;
+template <>
+struct ElementOf<f32> {
+  using type = float;
+};
+template <>
+struct ElementOf<f64> {
+  using type = double;
+};
+template <class V>
+using Element = typename ElementOf<V>::type;
+
+template <class T>
+constexpr int lanes = vector_bytes / sizeof(Element<Vec<T>>);
+
+// IEEE 754 layout. Adding integer_shift = 1.5 * 2^mantissa_bits to an integral x, |x| < 2^(mantissa_bits - 1), leaves x
+// (two's complement) in the low bits of the sum. upper_half masks off so much that the rest has an exact square.
+template <class V>
+struct Format;
+template <>
+struct Format<f32> {
+  using Unsigned = u32;
+  static constexpr int mantissa_bits = 23;
+  static constexpr int exponent_bias = 127;
+  static constexpr float integer_shift = 0x1.8p23f;
+  static constexpr uint32_t upper_half = ~0u << 12;
+};
+template <>
+struct Format<f64> {
+  using Unsigned = u64;
+  static constexpr int mantissa_bits = 52;
+  static constexpr int exponent_bias = 1023;
+  static constexpr double integer_shift = 0x1.8p52;
+  static constexpr uint64_t upper_half = ~uint64_t{0} << 27;
+};
+
+// ---- Constants
+
+template <class T>
+TWOLAYER_INLINE Vec<T> zero() {
+  return Vec<T>{};
+}
+
+template <class T>
+TWOLAYER_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};  // not x + 0, which would turn -0 into +0
+}
+
+template <class V>
+TWOLAYER_INLINE V constant(double x) {
+  return broadcast(static_cast<Element<V>>(x));
+}
+
+// ---- Bits and masks. A comparison operator gives an integer vector whose lanes are all ones or all zeros.
+
+template <class V>
+TWOLAYER_INLINE typename Format<V>::Unsigned bits(V v) {
+  return (typename Format<V>::Unsigned)v;
+}
+
+template <class V>
+TWOLAYER_INLINE V from_bits(typename Format<V>::Unsigned b) {
+  return (V)b;
+}
+
+template <class Mask, class V>
+TWOLAYER_INLINE V select(Mask mask, V a, V b) {
+  return mask ? a : b;
+}
+
+// ---- Elementwise
+
+// min and max return a when a is NaN; a NaN in b alone is not passed on.
+template <class V>
+TWOLAYER_INLINE V min(V a, V b) {
+  return b < a ? b : a;
+}
+
+template <class V>
+TWOLAYER_INLINE V max(V a, V b) {
+  return a < b ? b : a;
+}
+
+template <class V>
+TWOLAYER_INLINE V abs(V v) {
+  return from_bits<V>(bits(v) & ~bits(constant<V>(-0.0)));
+}
+
+template <class V>
+TWOLAYER_INLINE V copysign(V magnitude, V sign) {
+  const auto sign_bit = bits(constant<V>(-0.0));
+  return from_bits<V>((bits(magnitude) & ~sign_bit) | (bits(sign) & sign_bit));
+}
+
+// To the nearest integer, ties to even.
+template <class V>
+TWOLAYER_INLINE V round_nearest(V v) {
+  const V whole = constant<V>(2.0 / 3.0 * Format<V>::integer_shift);  // 2^mantissa_bits: from here on all are integers
+  const V magnitude = abs(v);
+  return select(magnitude < whole, copysign((magnitude + whole) - whole, v), v);
+}
+
+// 2^n for integral n within the normal exponents.
+template <class V>
+TWOLAYER_INLINE V power_of_two(V n) {
+  const V biased = n + (Format<V>::integer_shift + Format<V>::exponent_bias);
+  return from_bits<V>(bits(biased) << Format<V>::mantissa_bits);
+}
+
+// v * 2^n for integral n, |n| < 2^8 (float) or 2^11 (double); by two factors, so that the result may be subnormal.
+template <class V>
+TWOLAYER_INLINE V scale_by_power_of_two(V v, V n) {
+  const V half = round_nearest(n * constant<V>(0.5));
+  return v * power_of_two(half) * power_of_two(n - half);
+}
+
+// ---- Memory: no alignment is needed; the partial forms take 0 <= n <= lanes and touch n elements only.
+
+TWOLAYER_INLINE f32 load(const float* p) {
+  f32 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+TWOLAYER_INLINE f64 load(const double* p) {
+  f64 v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+TWOLAYER_INLINE void store(float* p, f32 v) { __builtin_memcpy(p, &v, sizeof v); }
+
+TWOLAYER_INLINE void store(double* p, f64 v) { __builtin_memcpy(p, &v, sizeof v); }
+
+// bfloat16 is the upper half of a float. Rounding is to nearest, ties to even; a NaN stays a (quiet) NaN.
+TWOLAYER_INLINE f32 widen(u16_half halves) { return from_bits<f32>(__builtin_convertvector(halves, u32) << 16); }
+
+TWOLAYER_INLINE u16_half narrow(f32 v) {
+  const u32 b = bits(v);
+  const u32 rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+  const u32 quiet_nan = (b >> 16) | 0x40;
+  return __builtin_convertvector(select(v != v, quiet_nan, rounded), u16_half);
+}
+
+TWOLAYER_INLINE f32 load(const bfloat16* p) {
+  u16_half halves;
+  __builtin_memcpy(&halves, p, sizeof halves);
+  return widen(halves);
+}
+
+TWOLAYER_INLINE void store(bfloat16* p, f32 v) {
+  const u16_half halves = narrow(v);
+  __builtin_memcpy(p, &halves, sizeof halves);
+}
+
+TWOLAYER_INLINE float to_float(bfloat16 x) {
+  const uint32_t b = static_cast<uint32_t>(x.bits) << 16;
+  float value;
+  __builtin_memcpy(&value, &b, sizeof value);
+  return value;
+}
+
+TWOLAYER_INLINE bfloat16 to_bfloat16(float x) {
+  uint32_t b;
+  __builtin_memcpy(&b, &x, sizeof b);
+  const uint32_t rounded = (b + 0x7fff + ((b >> 16) & 1)) >> 16;
+  const uint32_t quiet_nan = (b >> 16) | 0x40;
+  return {static_cast<uint16_t>(x != x ? quiet_nan : rounded)};
+}
+
+template <class T>
+TWOLAYER_INLINE Vec<T> load_partial(const T* p, int64_t n) {
+  T first[lanes<T>] = {};
+  for (int64_t i = 0; i < n; ++i) first[i] = p[i];
+  return load(first);
+}
+
+template <class T>
+TWOLAYER_INLINE void store_partial(T* p, Vec<T> v, int64_t n) {
+  T first[lanes<T>];
+  store(first, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = first[i];
+}
+
+// ---- Across the lanes, in a fixed order: the upper half is combined with the lower half until one lane is left.
+
+struct Add {
+  template <class V>
+  static TWOLAYER_INLINE V combine(V a, V b) {
+    return a + b;
+  }
+};
+
+struct BitOr {
+  template <class V>
+  static TWOLAYER_INLINE V combine(V a, V b) {
+    return a | b;
+  }
+};
+
+struct Maximum {
+  template <class V>
+  static TWOLAYER_INLINE V combine(V a, V b) {
+    return max(a, b);
+  }
+};
+
+template <class Operation, class T, int count, class V>
+TWOLAYER_INLINE T reduce(V v) {
+  if constexpr (count == 2) {
+    return Operation::combine(T(v[0]), T(v[1]));
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(T) * count / 2)));
+    union {
+      V whole;
+      Half half[2];
+    } parts;
+    parts.whole = v;
+    return reduce<Operation, T, count / 2>(Operation::combine(parts.half[0], parts.half[1]));
+  }
+}
+
+template <class V>
+TWOLAYER_INLINE Element<V> sum(V v) {
+  return reduce<Add, Element<V>, lanes<Element<V>>>(v);
+}
+
+template <class V>
+TWOLAYER_INLINE Element<V> maximum(V v) {
+  return reduce<Maximum, Element<V>, lanes<Element<V>>>(v);
+}

@@ -1,0 +1,56 @@
+"""Two-layer fully connected nets, ``act(x W1ᵀ + b1) W2ᵀ + b2``, trained and served natively.
+
+The public names below are loaded when they are first touched: importing this package, or its NumPy and scikit-learn
+parts, does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from ._native import info
+    from .data import load_mnist, load_npy
+    from .functional import two_layer
+    from .nn import TwoLayerNet, fuse
+    from .trainer import History, Trainer, fit
+
+__all__ = [
+    "History",
+    "Trainer",
+    "TwoLayerNet",
+    "__version__",
+    "fit",
+    "fuse",
+    "info",
+    "load_mnist",
+    "load_npy",
+    "two_layer",
+]
+
+_HOME = {
+    "History": "trainer",
+    "Trainer": "trainer",
+    "TwoLayerNet": "nn",
+    "fit": "trainer",
+    "fuse": "nn",
+    "info": "_native",
+    "load_mnist": "data",
+    "load_npy": "data",
+    "two_layer": "functional",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value  # the next access no longer comes here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,257 @@
+"""``torch.ops.twolayer``: schemas, an implementation per device, fakes and autograd.
+
+``forward`` is the net; ``forward_saved`` also returns what ``backward`` needs; ``backward`` returns the gradients asked
+for. Shapes: x (batch, in), w1 (hidden, in), b1 (hidden,), w2 (out, hidden), b2 (out,), saved (batch, hidden).
+
+Which code runs is the dispatcher's decision: the native kernels on the CPU; the PyTorch reference on other devices,
+under function transforms, and where the native library is not loaded. All can be differentiated any number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from . import _native
+from .reference import torch as reference
+from .registry import ACTIVATIONS
+
+_library = torch.library.Library("twolayer", "DEF")
+_library.define("forward(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str activation) -> Tensor")
+_library.define(
+    "forward_saved(Tensor x, Tensor w1, Tensor? b1, Tensor w2, Tensor? b2, str activation) -> (Tensor y, Tensor saved)"
+)
+_library.define(
+    "backward(Tensor grad_y, Tensor x, Tensor w1, Tensor w2, Tensor saved, str activation, bool[5] needs) -> Tensor[]"
+)
+_forward = torch.ops.twolayer.forward.default
+_forward_saved = torch.ops.twolayer.forward_saved.default
+_backward = torch.ops.twolayer.backward.default
+
+
+# ---- every device: the reference -------------------------------------------------------------------------------------
+
+
+def _aloud(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``function`` of the reference as an op's implementation: it says once why no kernel of ours runs."""
+
+    def run(tensor: Tensor, *arguments: Any) -> Any:
+        if tensor.is_cpu and _native.get_core() is None:  # get_core has said it
+            return function(tensor, *arguments)
+        kind = f"a {type(tensor).__name__} of {tensor.dtype} on {tensor.device.type}"
+        _native.announce(
+            f"twolayer has no native kernel for {kind}, so its slower PyTorch reference runs "
+            "(kernels: plain float32, float64 and bfloat16 tensors on cpu)"
+        )
+        return function(tensor, *arguments)
+
+    return run
+
+
+_reference_forward = _aloud(reference.two_layer)
+_reference_forward_saved = _aloud(reference.forward_saved)
+_reference_backward = _aloud(reference.backward)
+
+_library.impl("forward", _reference_forward, "CompositeExplicitAutograd")
+_library.impl("forward_saved", _reference_forward_saved, "CompositeExplicitAutograd")
+_library.impl("backward", _reference_backward, "CompositeExplicitAutograd")
+
+
+# ---- CPU: the native kernels -----------------------------------------------------------------------------------------
+
+_core: Any = _native.core
+_NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
+_PLAIN_TYPES = frozenset({Tensor, Parameter, type(None)})
+
+
+def _has_kernel(*tensors: Tensor | None) -> bool:
+    # A subclass may keep its data elsewhere, or have none, so only plain tensors are handed to native code.
+    return _PLAIN_TYPES.issuperset(map(type, tensors)) and tensors[0].dtype in _NATIVE_DTYPES  # type: ignore[union-attr]
+
+
+def _native_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str) -> Tensor:
+    if not _has_kernel(x, w1, b1, w2, b2):
+        return _reference_forward(x, w1, b1, w2, b2, activation)
+    y = x.new_empty(x.shape[0], w2.shape[0])
+    _call_forward(x, w1, b1, w2, b2, activation, None, y)
+    return y
+
+
+def _native_forward_saved(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor]:
+    if not _has_kernel(x, w1, b1, w2, b2):
+        return _reference_forward_saved(x, w1, b1, w2, b2, activation)
+    y = x.new_empty(x.shape[0], w2.shape[0])
+    saved = x.new_empty(x.shape[0], w1.shape[0])
+    _call_forward(x, w1, b1, w2, b2, activation, saved, y)
+    return y, saved
+
+
+def _call_forward(
+    x: Tensor,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+    activation: str,
+    saved: Tensor | None,
+    y: Tensor,
+) -> None:
+    _core.forward(
+        x.contiguous(),
+        w1.contiguous(),
+        None if b1 is None else b1.contiguous(),
+        w2.contiguous(),
+        None if b2 is None else b2.contiguous(),
+        saved,
+        y,
+        ACTIVATIONS[activation].id,
+        torch.get_num_threads(),
+    )
+
+
+def _native_backward(
+    grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
+) -> list[Tensor]:
+    if not _has_kernel(grad_y, x, w1, w2, saved):
+        return _reference_backward(grad_y, x, w1, w2, saved, activation, needs)
+    gradients = _empty_gradients(x, w1, w2, needs)
+    _core.backward(
+        grad_y.contiguous(),
+        x.contiguous(),
+        w1.contiguous(),
+        w2.contiguous(),
+        saved.contiguous(),
+        *gradients,
+        ACTIVATIONS[activation].id,
+        torch.get_num_threads(),
+    )
+    return [gradient for gradient in gradients if gradient is not None]
+
+
+def _empty_gradients(x: Tensor, w1: Tensor, w2: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Return memory for the gradients of (x, w1, b1, w2, b2); None where ``needs`` is off."""
+    needs_x, needs_w1, needs_b1, needs_w2, needs_b2 = needs
+    return [
+        x.new_empty(*x.shape) if needs_x else None,
+        x.new_empty(*w1.shape) if needs_w1 else None,
+        x.new_empty(w1.shape[0]) if needs_b1 else None,
+        x.new_empty(*w2.shape) if needs_w2 else None,
+        x.new_empty(w2.shape[0]) if needs_b2 else None,
+    ]
+
+
+if _core is not None:
+    _library.impl("forward", _native_forward, "CPU")
+    _library.impl("forward_saved", _native_forward_saved, "CPU")
+    _library.impl("backward", _native_backward, "CPU")
+
+
+# ---- meta and fake tensors: shapes only ------------------------------------------------------------------------------
+
+
+@torch.library.register_fake("twolayer::forward", lib=_library)
+def _fake_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str) -> Tensor:
+    return x.new_empty(x.shape[0], w2.shape[0])
+
+
+@torch.library.register_fake("twolayer::forward_saved", lib=_library)
+def _fake_forward_saved(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[0], w2.shape[0]), x.new_empty(x.shape[0], w1.shape[0])
+
+
+@torch.library.register_fake("twolayer::backward", lib=_library)
+def _fake_backward(
+    grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
+) -> list[Tensor]:
+    return [gradient for gradient in _empty_gradients(x, w1, w2, needs) if gradient is not None]
+
+
+# ---- autograd and function transforms --------------------------------------------------------------------------------
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func (grad, vmap, jvp …) or forward-mode AD is at work: plain torch ops know how to follow them."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+class TwoLayerFunction(torch.autograd.Function):
+    """y = act(x w1ᵀ + b1) w2ᵀ + b2, with a backward pass that computes only the gradients asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+    ) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, saved = _forward_saved(x, w1, b1, w2, b2, activation)
+        ctx.save_for_backward(x, w1, b1, w2, saved)
+        ctx.activation = activation
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, w1, b1, w2, saved = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled():  # a second derivative also flows through the hidden layer
+            saved = _differentiable_saved(x, w1, b1, ctx.activation)
+            gradients = reference.backward(grad_y, x, w1, w2, saved, ctx.activation, needs)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                gradients = _backward(grad_y, x, w1, w2, saved, ctx.activation, needs)
+        remaining = iter(gradients)
+        return *[next(remaining) if need else None for need in needs], None
+
+
+def _differentiable_saved(x: Tensor, w1: Tensor, b1: Tensor | None, activation: str) -> Tensor:
+    z1 = F.linear(x, w1, b1)
+    return reference.ACTIVATIONS[activation](z1) if ACTIVATIONS[activation].saved == "output" else z1
+
+
+def forward_autograd(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+) -> Tensor:
+    """``forward``'s autograd kernel, which eager code calls straight, without the dispatcher's detour."""
+    if _is_transformed():
+        return reference.two_layer(x, w1, b1, w2, b2, activation)
+    if torch.is_grad_enabled() and (
+        x.requires_grad
+        or w1.requires_grad
+        or w2.requires_grad
+        or (b1 is not None and b1.requires_grad)
+        or (b2 is not None and b2.requires_grad)
+    ):
+        return TwoLayerFunction.apply(x, w1, b1, w2, b2, activation)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _forward(x, w1, b1, w2, b2, activation)
+
+
+def _autograd_kernel(op: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``op``'s autograd kernel: ``function`` of the reference where a derivative is wanted, else ``op``."""
+
+    def run(*arguments: Any) -> Any:
+        if _is_transformed() or (
+            torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)
+        ):
+            return function(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*arguments)
+
+    return run
+
+
+_library.impl("forward", forward_autograd, "Autograd")
+_library.impl("forward_saved", _autograd_kernel(_forward_saved, reference.forward_saved), "Autograd")
+_library.impl("backward", _autograd_kernel(_backward, reference.backward), "Autograd")
+
+_library.impl("forward", reference.two_layer, "FuncTorchBatched")
+_library.impl("forward_saved", reference.forward_saved, "FuncTorchBatched")
+_library.impl("backward", reference.backward, "FuncTorchBatched")
