@@ -14,7 +14,6 @@ namespace {
 
 constexpr int64_t kUnit = TrainParams<float>::kUnit;
 constexpr int64_t kMaxBlocks = 16;          // partial outputs of this many blocks are kept: a bound on memory and threads
-constexpr int64_t kWorkPerThread = 400000;  // multiply-adds of a step below which a second thread costs more than it saves
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -153,7 +152,7 @@ struct Engine<T>::Impl final : PhasedJob {
     next_poll = std::chrono::steady_clock::now() + kPollEvery;
     draw_batch();
     const int64_t work = 2 * p.batch * p.padded_hidden * (p.in + p.out);
-    chunks = static_cast<int>(std::clamp<int64_t>(work / kWorkPerThread, 1, std::min<int64_t>(threads_wanted, p.blocks)));
+    chunks = worthwhile_threads(work, std::min<int64_t>(threads_wanted, p.blocks));
     run_phases(chunks, *this);
     return steps_done;
   }

@@ -9,6 +9,13 @@ namespace twolayer::cpu {
 // Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in cache.
 constexpr int64_t kDepth = 256;
 
+// How many of `threads` to use: one more per so much work that waking it costs less than it saves.
+inline int worthwhile_threads(int64_t multiply_adds, int64_t threads) {
+  constexpr int64_t kWorkPerThread = 400000;
+  const int64_t worthwhile = multiply_adds / kWorkPerThread;
+  return static_cast<int>(worthwhile < 1 ? 1 : worthwhile < threads ? worthwhile : threads);
+}
+
 template <class T>
 struct NetKernels {
   void (*forward)(const ForwardParams<T>&);

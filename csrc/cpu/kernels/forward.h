@@ -12,9 +12,8 @@ struct ComputeOf<bfloat16> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-constexpr int64_t kRowChunk = 48;      // rows of a matrix one chunk of work covers,
-constexpr int64_t kColumnChunk = 64;   // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
-constexpr int64_t kSmallWork = 65536;  // multiply-adds below which waking a thread costs more than it saves
+constexpr int64_t kRowChunk = 48;     // rows of a matrix one chunk of work covers,
+constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
 
 TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TWOLAYER_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -23,7 +22,7 @@ TWOLAYER_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 template <class Body>
 void for_chunks(int threads, int64_t m, int64_t n, int64_t depth, Body&& body) {
   const int64_t across = ceil_div(n, kColumnChunk), chunks = ceil_div(m, kRowChunk) * across;
-  parallel_for(m * n * depth < kSmallWork ? 1 : threads, chunks, [&](int64_t chunk) {
+  parallel_for(worthwhile_threads(m * n * depth, threads), chunks, [&](int64_t chunk) {
     const int64_t i = chunk / across * kRowChunk, j = chunk % across * kColumnChunk;
     body(i, min_of(i + kRowChunk, m), j, min_of(j + kColumnChunk, n));
   });

@@ -4,8 +4,8 @@
 // results included. tests/test_elementary.py holds every instruction set to them:
 //
 //           exp  log1p  tanh  sigmoid  gaussian  normal_cdf  sin  cos
-//     f32   1.1    1.5   2.6      2.5       1.3         6    1.6  1.6
-//     f64   1.1    1.5   2.6      2.5       1.3         7    (the C library, lane by lane)
+//     f32   1.1    1.6   2.6      2.5       1.3         6    1.7  1.7
+//     f64   1.1    1.6   2.6      2.5       1.3         7    (the C library, lane by lane)
 //
 // A lane's result depends on that lane's argument only, so a tail gives the same bits as a full vector. Coefficients
 // are minimax fits; the comment at each says of what, where, and how large the relative error of the function is.
