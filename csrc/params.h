@@ -42,22 +42,56 @@ struct BackwardParams {
 };
 
 struct OptimizerOptions {
-  double lr, momentum, dampening, weight_decay;
-  bool nesterov;
+  double lr = 0, momentum = 0, dampening = 0, weight_decay = 0;
+  double beta1 = 0, beta2 = 0, eps = 0, alpha = 0, lr_decay = 0, initial_accumulator = 0;
+  bool nesterov = false, amsgrad = false, centered = false;
 };
 
-// A parameter and what its optimiser remembers of it, arrays of one shape. A null value: the net has no such parameter.
+struct LossOptions {
+  double label_smoothing = 0;
+  double beta = 1;             // where smooth_l1 and huber turn from a square to a line
+  int64_t ignore_index = -100;  // rows of this class count for nothing
+};
+
+// What is done to a gradient before the optimiser sees it. Zero: nothing.
+struct GradientOptions {
+  double l1 = 0, l2 = 0;                    // penalties on w1 and w2, part of the loss
+  double clip_norm = 0, clip_value = 0;     // of the whole gradient, and of each number
+};
+
+// A parameter, what its optimiser remembers of it, and its gradient: arrays of one shape. A null value: the net has no
+// such parameter.
 template <class T>
 struct Trained {
-  static constexpr int kStates = 1;
+  static constexpr int kStates = 3;
   T* value;
+  T* compute;         // what products read: `value`, or a copy of it rounded to bfloat16
   T* state[kStates];  // null where the optimiser keeps none
+  T* grad;            // null where a gradient goes straight from registers to the update
+  bool frozen;        // left as it is
+};
+
+// One row of a sparse batch: column indices and values.
+struct SparseRow {
+  const void* columns;
+  const void* values;
+  int64_t count;
+};
+
+enum class Storage { kFloat32, kFloat64, kBFloat16, kUInt8 };
+
+// How the rows of a batch become rows of T. Where they are that already, nothing is copied.
+struct GatherOptions {
+  bool needed = false;
+  Storage storage = Storage::kFloat32;
+  bool sparse = false, wide_columns = false;  // column indices are int64, not int32
+  double scale = 1, shift = 0;                // of uint8 rows
 };
 
 // One training step, as the engine lays it out. Weights are kept with the hidden units contiguous, so that each thread
 // owns some units and their weights never leave its cache: w1 transposed, and w2 in both layouts. H and O are hidden and
-// out padded to kUnit. A block is a run of hidden units whose contributions to the
-// outputs are summed first; the blocks' partial outputs are then added in order, so no bit depends on the thread count.
+// out padded to kUnit. A block is a run of hidden units whose contributions to the outputs are summed first; the blocks'
+// partial outputs are then added in order, so no bit depends on the thread count.
 template <class T>
 struct TrainParams {
   static constexpr int64_t kUnit = 16;
@@ -66,27 +100,46 @@ struct TrainParams {
   int64_t block, blocks;  // units per block, number of blocks
   int activation, loss, optimizer;
   OptimizerOptions options;
+  LossOptions loss_options;
+  GradientOptions gradient;
+  double dropout;        // the share of hidden values set to zero
+  uint64_t dropout_key;  // of the run; with the step, the row and the unit it decides who is dropped
+  bool bfloat16_compute;  // factors of products are rounded to bfloat16
+  bool training;         // false: outputs, losses and hits only
 
   Trained<T> w1;     // (in, H)
   Trained<T> b1;     // (H)
   Trained<T> w2;     // (out, H)
   Trained<T> b2;     // (O)
-  T* w2_transposed;  // (H, O)
+  T* w2_transposed;  // (H, O), of w2.compute
 
-  T* hidden_value;  // (batch, H) the activation's output
+  T* hidden_value;  // (batch, H) the activation's output, dropout applied
   T* hidden_saved;  // (batch, H) what its derivative is computed from; may be hidden_value
   T* grad_hidden;   // (batch, H) at the activation's input
   T* partial;       // (blocks, batch, O) partial outputs
   T* grad_out;      // (batch, O)
-  T* row_loss;      // (batch) each row's loss, not yet divided by the mean's count
-  T* grad_weight;   // (max(in, out), H), or null while a batch is no deeper than the kernels' depth
+  T* row_loss;      // (batch) each row's loss times its weight, not yet divided
+  T* soft_target;   // (batch, O) scratch of losses over weighted or smoothed classes, or null
+  uint8_t* row_hit;  // (batch) whether the largest output is the row's class
+  T* penalty;       // (2, H) sums over each unit's weights of |w| and w², as they were before the update
+  T* square_sum;    // (H + O) sums of squared gradients by column
 
   // This step's batch.
   int64_t batch;
-  int64_t step;                // steps taken before this one; at 0 optimiser states hold nothing yet
+  int64_t step;                // steps taken before this one
+  double loss_divisor;         // what the sum of row losses is divided by
+  double clip_factor;          // what clip_norm makes gradients shorter by
   const T* const* x_rows;      // (batch) pointers to (in)
   const int64_t* classes;      // (batch), or null
   const T* const* value_rows;  // (batch) pointers to (out), or null
+  const T* class_weight;       // (O), or null
+  const T* row_weight;         // (batch), or null
+
+  // Where x_rows must first be made from rows of another kind.
+  GatherOptions gather;
+  T* gathered;                     // (batch, in)
+  const void* const* source_rows;  // (batch) pointers to (in) of gather.storage
+  const SparseRow* sparse_rows;    // (batch), values of gather.storage
 };
 
 }  // namespace twolayer

@@ -1,7 +1,9 @@
-// The three phases of a training step (see TrainParams). Included once per ISA.
+// The phases of a training step (see TrainParams). Included once per ISA.
+//   train_gather    a range of batch rows: rows of T out of what the data holds (gather.h), where it is not T already
 //   train_forward   a range of hidden blocks: hidden layer, and its part of the outputs
 //   train_loss      a range of batch rows: outputs, loss, gradient at the outputs
 //   train_backward  the same hidden blocks: gradients, and the update of every parameter that belongs to them
+//   train_update    the same hidden blocks: the update, when it must wait for all gradients (clip_norm)
 // Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes of a
 // result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
@@ -13,22 +15,48 @@ struct HiddenRange {  // of padded units
   TWOLAYER_INLINE int64_t width() const { return end - begin; }
 };
 
+// ---- Dropout
+
+TWOLAYER_INLINE u32 wrap(u32 u) { return u; }
+TWOLAYER_INLINE u64 wrap(u64 u) { return u & 0xFFFFFFFFu; }
+
+// values[j] of units [unit, unit + n), n a whole number of vectors, times 0 or 1 / (1 − dropout).
+template <class T>
+void drop_out(const TrainParams<T>& p, int64_t row, int64_t unit, int64_t n, T* values) {
+  using U = typename Format<Vec<T>>::Unsigned;
+  const uint64_t key = dropout_row_key(p.dropout_key, p.step, row);
+  const U threshold = U{} + dropout_threshold(p.dropout);
+  const Vec<T> kept = broadcast<T>(static_cast<T>(1 / (1 - p.dropout)));
+  U index;
+  for (int l = 0; l < lanes<T>; ++l) index[l] = static_cast<uint32_t>(unit + l);
+  for (int64_t j = 0; j < n; j += lanes<T>, index += lanes<T>) {
+    const Vec<T> v = load(values + j) * kept;
+    store(values + j, select(dropout_bits(key, index) < threshold, zero<T>(), v));
+  }
+}
+
+// ---- Forward
+
 template <class T>
 void train_forward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   const int64_t H = p.padded_hidden, O = p.padded_out;
   const HiddenRange<T> units(p, block0, block1);
   const int64_t width = units.width(), real_width = min_of(units.end, p.hidden) - units.begin;
+  const bool drops = p.training && p.dropout > 0;
   for (int64_t i0 = 0; i0 < p.batch; i0 += kDepth) {
     const int64_t rows = min_of(kDepth, p.batch - i0);
     T* z = p.hidden_value + i0 * H + units.begin;
     if (p.b1.value)
-      for (int64_t i = 0; i < rows; ++i)
-        map<T>(width, [](auto v) { return v; }, z + i * H, p.b1.value + units.begin);
-    multiply<Left::kPlain>(rows, width, p.in, RowPointers<T>{p.x_rows + i0}, p.w1.value + units.begin, H, z, H,
+      for (int64_t i = 0; i < rows; ++i) map<T>(width, [](auto v) { return v; }, z + i * H, p.b1.value + units.begin);
+    multiply<Left::kPlain>(rows, width, p.in, RowPointers<T>{p.x_rows + i0}, p.w1.compute + units.begin, H, z, H,
                            p.b1.value != nullptr);
     T* saved = p.hidden_saved == p.hidden_value ? nullptr : p.hidden_saved + i0 * H + units.begin;
-    for (int64_t i = 0; i < rows; ++i)
-      activate(p.activation, real_width, z + i * H, z + i * H, saved ? saved + i * H : nullptr);
+    for (int64_t i = 0; i < rows; ++i) {
+      T* h = z + i * H;
+      activate(p.activation, real_width, h, h, saved ? saved + i * H : nullptr);
+      if (drops) drop_out(p, i0 + i, units.begin, width, h);
+      if (p.bfloat16_compute) round_to_bfloat16(width, h);
+    }
   }
   for (int64_t block = block0; block < block1; ++block) {
     const int64_t first = block * p.block, count = min_of(p.block, p.hidden - first);
@@ -37,48 +65,21 @@ void train_forward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   }
 }
 
-// z (O) holds n logits and leaves as the gradient (softmax(z) − one-hot(label)) · scale. Returns −log softmax(z)[label].
-template <class T>
-T loss_row(CrossEntropy, const TrainParams<T>& p, int64_t row, T scale, T* z) {
-  constexpr int L = lanes<T>;
-  const int64_t label = p.classes[row];
-  const T labelled = z[label];
-  for (int64_t j = p.out; j < p.padded_out; ++j) z[j] = -__builtin_inf();
-  Vec<T> top = load(z);
-  for (int64_t j = L; j < p.padded_out; j += L) top = max(top, load(z + j));
-  const T highest = maximum(top);
-  Vec<T> total = zero<T>();
-  for (int64_t j = 0; j < p.padded_out; j += L) {
-    const Vec<T> e = exp(load(z + j) - broadcast<T>(highest));
-    total = total + e;
-    store(z + j, e);
-  }
-  const T sum_of_exp = sum(total);
-  const Vec<T> factor = broadcast<T>(scale / sum_of_exp);
-  for (int64_t j = 0; j < p.padded_out; j += L) store(z + j, load(z + j) * factor);
-  z[label] -= scale;
-  return static_cast<T>(__builtin_log(sum_of_exp)) + (highest - labelled);
-}
+// ---- Loss
 
-template <class T, class Loss>
-  requires(Loss::kind == LossKind::kElementwise)
-T loss_row(Loss, const TrainParams<T>& p, int64_t row, T scale, T* z) {
-  constexpr int L = lanes<T>;
-  Vec<T> total = zero<T>();
-  for (int64_t j = 0; j < p.out; j += L) {
-    const int64_t valid = min_of(p.out - j, L);
-    const Vec<T> zj = load_partial(z + j, valid), yj = load_partial(p.value_rows[row] + j, valid);
-    total = total + Loss::value(zj, yj);
-    store_partial(z + j, Loss::gradient(zj, yj) * broadcast<T>(scale), valid);
-  }
-  return sum(total);
+// Whether the first of the largest of n outputs is the row's class.
+template <class T>
+bool is_hit(int64_t n, const T* z, int64_t label) {
+  int64_t best = 0;
+  for (int64_t j = 1; j < n; ++j)
+    if (z[j] > z[best]) best = j;
+  return best == label;
 }
 
 template <class T>
 void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
   const int64_t O = p.padded_out;
   const auto rows_with = [&](auto loss) {
-    const T scale = static_cast<T>(1 / loss.count(p.batch, p.out));
     for (int64_t row = row0; row < row1; ++row) {
       T* z = p.grad_out + row * O;
       for (int64_t j = 0; j < O; j += lanes<T>) {
@@ -86,7 +87,15 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
         for (int64_t block = 0; block < p.blocks; ++block) total = total + load(p.partial + (block * p.batch + row) * O + j);
         store(z + j, total);
       }
-      p.row_loss[row] = loss_row(loss, p, row, scale, z);
+      if (!p.training && p.classes) p.row_hit[row] = is_hit(p.out, z, p.classes[row]);
+      const T weight = p.row_weight ? p.row_weight[row] : T(1);
+      if (p.classes && p.classes[row] == p.loss_options.ignore_index) {
+        p.row_loss[row] = 0;
+        for (int64_t j = 0; j < O; ++j) z[j] = 0;
+        continue;
+      }
+      p.row_loss[row] = weight * loss_row(loss, p, row, static_cast<T>(weight / p.loss_divisor), z);
+      if (p.bfloat16_compute) round_to_bfloat16(O, z);
     }
   };
   switch (p.loss) {
@@ -98,54 +107,144 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
   }
 }
 
-template <class T>
-TWOLAYER_INLINE Trained<T> offset(const Trained<T>& t, int64_t by) {
-  Trained<T> moved{t.value + by, {}};
-  for (int s = 0; s < Trained<T>::kStates; ++s) moved.state[s] = t.state[s] ? t.state[s] + by : nullptr;
-  return moved;
-}
+// ---- Backward and update
 
-// Updates n parameters from their gradients, n a whole number of vectors.
+// What happens between a gradient and the parameter, with the step's constants spread over vectors.
 template <class T, class Rule>
-TWOLAYER_INLINE void update(const Rule& rule, int64_t n, const T* grad, const Trained<T>& param) {
-  for (int64_t j = 0; j < n; j += lanes<T>) {
-    Vec<T> state[Trained<T>::kStates];
-    for (int s = 0; s < Trained<T>::kStates; ++s) state[s] = param.state[s] ? load(param.state[s] + j) : zero<T>();
-    store(param.value + j, rule.step(load(param.value + j), load(grad + j), state));
-    for (int s = 0; s < Trained<T>::kStates; ++s)
-      if (param.state[s]) store(param.state[s] + j, state[s]);
-  }
-}
+struct Updater {
+  using V = Vec<T>;
+  const TrainParams<T>& p;
+  Rule rule;
+  V l1, l2, clip_factor, clip_value;
+  bool penalised, waits, clips;
 
-// w (m, columns of H) from its gradient aᵀ b: a's rows hold m numbers, b (batch, columns of H). The gradient goes from
-// registers to the update by way of a tile in L1 and is never stored whole, unless the batch is deeper than kDepth.
-template <class T, class A, class Rule>
-void update_weight(const TrainParams<T>& p, const Rule& rule, int64_t m, int64_t columns, const A& a, const T* b,
-                   const Trained<T>& w, T* deep_grad) {
-  const int64_t H = p.padded_hidden;
-  if (p.batch > kDepth) {
-    multiply<Left::kTransposed>(m, columns, p.batch, a, b, H, deep_grad, H);
-    for (int64_t i = 0; i < m; ++i) update(rule, columns, deep_grad + i * H, offset(w, i * H));
-    return;
+  TWOLAYER_INLINE Updater(const TrainParams<T>& params, const Rule& update_rule)
+      : p(params),
+        rule(update_rule),
+        l1(constant<V>(p.gradient.l1)),
+        l2(constant<V>(p.gradient.l2)),
+        clip_factor(constant<V>(p.clip_factor)),
+        clip_value(constant<V>(p.gradient.clip_value)),
+        penalised(p.gradient.l1 != 0 || p.gradient.l2 != 0),
+        waits(p.gradient.clip_norm != 0),
+        clips(p.gradient.clip_value != 0) {}
+
+  // grad (columns [unit, unit + n) of a row of weight w) += the gradient of the penalty, whose value is noted by unit.
+  TWOLAYER_INLINE void penalise(int64_t unit, int64_t n, const T* w, T* grad) const {
+    T *abs_sum = p.penalty + unit, *square_sum = p.penalty + p.padded_hidden + unit;
+    for (int64_t j = 0; j < n; j += lanes<T>) {
+      const V wj = load(w + j);
+      store(abs_sum + j, load(abs_sum + j) + abs(wj));
+      store(square_sum + j, fma(wj, wj, load(square_sum + j)));
+      const V sign = select(wj > 0, constant<V>(1), select(wj < 0, constant<V>(-1), wj));
+      store(grad + j, fma(l2, wj, fma(l1, sign, load(grad + j))));
+    }
   }
-  for_column_tiles<T>(columns, [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-    constexpr int width = kVectors * lanes<T>;
-    for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t i) {
-      alignas(64) T grad[kRows * width];
-      broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width, false, 0);
-      for (int r = 0; r < kRows; ++r) update(rule, width, grad + r * width, offset(w, (i + r) * H + j));
+
+  TWOLAYER_INLINE void note_squares(int64_t column, int64_t n, const T* grad) const {
+    T* squares = p.square_sum + column;
+    for (int64_t j = 0; j < n; j += lanes<T>) store(squares + j, fma(load(grad + j), load(grad + j), load(squares + j)));
+  }
+
+  // Updates n numbers of `param`, from index `at` on; n is a whole number of vectors.
+  TWOLAYER_INLINE void update(int64_t n, const T* grad, const Trained<T>& param, int64_t at) const {
+    for (int64_t j = 0; j < n; j += lanes<T>) {
+      V state[Trained<T>::kStates];
+      for (int s = 0; s < Trained<T>::kStates; ++s) state[s] = param.state[s] ? load(param.state[s] + at + j) : zero<T>();
+      V g = load(grad + j);
+      if (waits) g = g * clip_factor;
+      if (clips) g = max(min(g, clip_value), -clip_value);
+      const V w = rule.step(load(param.value + at + j), g, state);
+      store(param.value + at + j, w);
+      if (param.compute != param.value) store(param.compute + at + j, rounded_to_bfloat16(w));
+      for (int s = 0; s < Trained<T>::kStates; ++s)
+        if (param.state[s]) store(param.state[s] + at + j, state[s]);
+    }
+  }
+
+  // One row of a weight's gradient is complete: columns [unit, unit + n) of row `row`.
+  TWOLAYER_INLINE void take_weight_row(int64_t row, int64_t unit, int64_t n, T* grad, const Trained<T>& w) const {
+    const int64_t at = row * p.padded_hidden + unit;
+    if (penalised) penalise(unit, n, w.value + at, grad);
+    if (waits)
+      note_squares(unit, n, grad);
+    else
+      update(n, grad, w, at);
+  }
+
+  // w (m, H), columns `units`, from its gradient aᵀ b: a's rows hold m numbers, b (batch, H) starts at units.begin. The
+  // gradient goes from registers to the update by way of a tile in L1, unless w.grad says that it is to be kept whole.
+  template <class A>
+  void weight(int64_t m, const HiddenRange<T>& units, const A& a, const T* b, const Trained<T>& w) const {
+    const int64_t H = p.padded_hidden;
+    if (w.frozen) return;
+    if (w.grad) {
+      multiply<Left::kTransposed>(m, units.width(), p.batch, a, b, H, w.grad + units.begin, H);
+      for (int64_t i = 0; i < m; ++i) take_weight_row(i, units.begin, units.width(), w.grad + i * H + units.begin, w);
+      return;
+    }
+    for_column_tiles<T>(units.width(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+      constexpr int width = kVectors * lanes<T>;
+      for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t i) {
+        alignas(64) T grad[kRows * width];
+        broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width, false, 0);
+        for (int r = 0; r < kRows; ++r) take_weight_row(i + r, units.begin + j, width, grad + r * width, w);
+      });
     });
-  });
+  }
+
+  // n numbers of a bias from index `first` on; its gradient is the column sums of `grad` (batch, stride).
+  void bias(int64_t first, int64_t n, const T* grad, int64_t stride, const Trained<T>& b, int64_t squares_at) const {
+    if (!b.value || b.frozen) return;
+    for (int64_t j = first; j < first + n; j += lanes<T>) {
+      alignas(64) T total[lanes<T>];
+      sum_rows<T>(p.batch, lanes<T>, grad + j - first, stride, total);
+      if (waits) {
+        store(b.grad + j, load(total));
+        note_squares(squares_at + j - first, lanes<T>, total);
+      } else {
+        update(lanes<T>, total, b, j);
+      }
+    }
+  }
+
+  // What was kept whole, now that clip_factor is known.
+  void update_kept(const HiddenRange<T>& units) const {
+    const auto rows = [&](int64_t m, const Trained<T>& w) {
+      if (w.frozen) return;
+      for (int64_t i = 0; i < m; ++i) {
+        const int64_t at = i * p.padded_hidden + units.begin;
+        update(units.width(), w.grad + at, w, at);
+      }
+    };
+    rows(p.out, p.w2);
+    rows(p.in, p.w1);
+    if (p.b1.value && !p.b1.frozen) update(units.width(), p.b1.grad + units.begin, p.b1, units.begin);
+    if (units.begin == 0 && p.b2.value && !p.b2.frozen) update(p.padded_out, p.b2.grad, p.b2, 0);
+  }
+};
+
+// Calls f with the Updater of the step's optimiser.
+template <class T, class F>
+TWOLAYER_INLINE void with_updater(const TrainParams<T>& p, F&& f) {
+  const auto spread = [](double v) { return constant<Vec<T>>(v); };
+  switch (p.optimizer) {
+#define TWOLAYER_CASE(number, Name)                                             \
+  case number: {                                                                \
+    using Rule = Name::Rule<Vec<T>>;                                            \
+    return f(Updater<T, Rule>(p, Rule(p.options, p.step, spread)));             \
+  }
+    TWOLAYER_OPTIMIZERS(TWOLAYER_CASE)
+#undef TWOLAYER_CASE
+  }
 }
 
-// b (n) from its gradient, the column sums of grad (batch, stride).
-template <class T, class Rule>
-void update_bias(const Rule& rule, int64_t batch, int64_t n, const T* grad, int64_t stride, const Trained<T>& b) {
-  for (int64_t j = 0; j < n; j += lanes<T>) {
-    alignas(64) T total[lanes<T>];
-    sum_rows<T>(batch, lanes<T>, grad + j, stride, total);
-    update(rule, lanes<T>, total, offset(b, j));
-  }
+template <class T>
+void refresh_transposed(const TrainParams<T>& p, const HiddenRange<T>& units) {
+  const int64_t end = min_of(units.end, p.hidden);
+  for (int64_t o = 0; o < p.out; ++o)
+    for (int64_t j = units.begin; j < end; ++j)
+      p.w2_transposed[j * p.padded_out + o] = p.w2.compute[o * p.padded_hidden + j];
 }
 
 template <class T>
@@ -153,28 +252,37 @@ void train_backward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   const int64_t H = p.padded_hidden, O = p.padded_out;
   const HiddenRange<T> units(p, block0, block1);
   const int64_t width = units.width();
+  const Strided<T> grad_out{p.grad_out, O};
   T* grad_z = p.grad_hidden + units.begin;
-  T* deep_grad = p.grad_weight ? p.grad_weight + units.begin : nullptr;
-  const T* h = p.hidden_value + units.begin;
-  multiply<Left::kPlain>(p.batch, width, p.out, Strided<T>{p.grad_out, O}, p.w2.value + units.begin, H, grad_z, H);
-  for (int64_t i = 0; i < p.batch; ++i)
-    multiply_by_derivative(p.activation, width, p.hidden_saved + units.begin + i * H, grad_z + i * H);
-
-  const auto update_all = [&](const auto& rule) {
-    if (block0 == 0 && p.b2.value) update_bias(rule, p.batch, O, p.grad_out, O, p.b2);
-    const Trained<T> w2 = offset(p.w2, units.begin);
-    update_weight(p, rule, p.out, width, Strided<T>{p.grad_out, O}, h, w2, deep_grad);
-    for (int64_t o = 0; o < p.out; ++o)
-      for (int64_t j = 0; j < width; ++j) p.w2_transposed[(units.begin + j) * O + o] = w2.value[o * H + j];
-    if (p.b1.value) update_bias(rule, p.batch, width, grad_z, H, offset(p.b1, units.begin));
-    update_weight(p, rule, p.in, width, RowPointers<T>{p.x_rows}, grad_z, offset(p.w1, units.begin), deep_grad);
-  };
-  const auto spread = [](double v) { return broadcast<T>(static_cast<T>(v)); };
-  switch (p.optimizer) {
-#define TWOLAYER_CASE(number, Name) \
-  case number:                      \
-    return update_all(Name::Rule<Vec<T>>(p.options, p.step == 0, spread));
-    TWOLAYER_OPTIMIZERS(TWOLAYER_CASE)
-#undef TWOLAYER_CASE
+  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) {
+    multiply<Left::kPlain>(p.batch, width, p.out, grad_out, p.w2.compute + units.begin, H, grad_z, H);
+    for (int64_t i = 0; i < p.batch; ++i) {
+      T* g = grad_z + i * H;
+      if (p.dropout > 0) drop_out(p, i, units.begin, width, g);
+      multiply_by_derivative(p.activation, width, p.hidden_saved + units.begin + i * H, g);
+      if (p.bfloat16_compute) round_to_bfloat16(width, g);
+    }
   }
+  const bool penalised = p.gradient.l1 != 0 || p.gradient.l2 != 0, waits = p.gradient.clip_norm != 0;
+  for (int64_t j = units.begin; j < units.end; ++j) {
+    if (penalised) p.penalty[j] = p.penalty[H + j] = 0;
+    if (waits) p.square_sum[j] = 0;
+  }
+  if (waits && block0 == 0)
+    for (int64_t j = H; j < H + O; ++j) p.square_sum[j] = 0;
+
+  with_updater(p, [&](const auto& updater) {
+    if (block0 == 0) updater.bias(0, O, p.grad_out, O, p.b2, H);
+    updater.weight(p.out, units, grad_out, p.hidden_value + units.begin, p.w2);
+    updater.bias(units.begin, width, grad_z, H, p.b1, units.begin);
+    updater.weight(p.in, units, RowPointers<T>{p.x_rows}, grad_z, p.w1);
+  });
+  if (!waits && !p.w2.frozen) refresh_transposed(p, units);
+}
+
+template <class T>
+void train_update(const TrainParams<T>& p, int64_t block0, int64_t block1) {
+  const HiddenRange<T> units(p, block0, block1);
+  with_updater(p, [&](const auto& updater) { updater.update_kept(units); });
+  if (!p.w2.frozen) refresh_transposed(p, units);
 }
