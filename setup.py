@@ -36,7 +36,7 @@ if SANITIZERS:
     COMPILE_FLAGS += [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-g", "-fno-omit-frame-pointer"]
     LINK_FLAGS += [f"-fsanitize={SANITIZERS}"]
 else:
-    COMPILE_FLAGS += ["-O3"]
+    COMPILE_FLAGS += ["-O3", "-DNDEBUG"]
 
 
 def extensions() -> list[Extension]:

@@ -30,7 +30,7 @@ namespace twolayer::cpu {
 const Isa* isa_avx2() {
   static const Isa isa = TWOLAYER_ISA(avx2, [] {
     return cpu_has_os_support(kOsSavesYmm) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+           __builtin_cpu_supports("bmi2");
   });
   return &isa;
 }
