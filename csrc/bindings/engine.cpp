@@ -1,6 +1,7 @@
 #include "bindings/engine.h"
 
 #include <optional>
+#include <vector>
 
 #include "bindings/tensor_view.h"
 #include "cpu/engine.h"
@@ -8,39 +9,164 @@
 namespace twolayer {
 namespace {
 
-// The four parameters as Python passes them: (w1, b1, w2, b2), biases None where the net has none.
+constexpr const char* kNames[] = {"w1", "b1", "w2", "b2"};
+
+// The four parameters as Python passes them: (w1, b1, w2, b2), None where the net has none or where it is not wanted.
+template <class T>
 class Parameters {
  public:
   Parameters(const py::tuple& arrays, const cpu::EngineConfig& config) : config_(config) {
-    static constexpr const char* names[] = {"w1", "b1", "w2", "b2"};
-    if (arrays.size() != 4) throw py::value_error("parameters must be a tuple (w1, b1, w2, b2)");
-    for (int i = 0; i < 4; ++i) {
-      const bool wanted = i == 1 ? config.has_b1 : i == 3 ? config.has_b2 : true;
-      if (wanted == arrays[i].is_none())
-        throw py::value_error(std::string(names[i]) + (wanted ? " is missing" : " must be None: the net has no such bias"));
-      if (wanted) views_[i].emplace(arrays[i], names[i]);
+    if (arrays.size() != cpu::kParameters) throw py::value_error("parameters must be a tuple (w1, b1, w2, b2)");
+    for (int i = 0; i < cpu::kParameters; ++i) {
+      if (arrays[i].is_none()) continue;
+      if (!config.present[i]) throw py::value_error(std::string(kNames[i]) + " must be None: the net has no such bias");
+      views_[i].emplace(arrays[i], kNames[i]);
     }
   }
 
-  template <class T>
   cpu::LinearLayout<const T> read() const {
-    const auto [in, hidden, out] = sizes();
-    return {views_[0]->read_contiguous<T>({hidden, in}), views_[1] ? views_[1]->read_contiguous<T>({hidden}) : nullptr,
-            views_[2]->read_contiguous<T>({out, hidden}), views_[3] ? views_[3]->read_contiguous<T>({out}) : nullptr};
+    return map<const T>([](const TensorView& view, auto shape) { return view.read_contiguous<T>(shape); });
   }
-
-  template <class T>
   cpu::LinearLayout<T> write() const {
-    const auto [in, hidden, out] = sizes();
-    return {views_[0]->write<T>({hidden, in}), views_[1] ? views_[1]->write<T>({hidden}) : nullptr,
-            views_[2]->write<T>({out, hidden}), views_[3] ? views_[3]->write<T>({out}) : nullptr};
+    return map<T>([](const TensorView& view, auto shape) { return view.write<T>(shape); });
   }
 
  private:
-  std::array<int64_t, 3> sizes() const { return {config_.in, config_.hidden, config_.out}; }
+  template <class U, class F>
+  cpu::LinearLayout<U> map(F&& pointer) const {
+    using Shape = std::initializer_list<int64_t>;
+    const auto at = [&](int i, Shape shape) -> U* { return views_[i] ? pointer(*views_[i], shape) : nullptr; };
+    return {at(cpu::kW1, {config_.hidden, config_.in}), at(cpu::kB1, {config_.hidden}),
+            at(cpu::kW2, {config_.out, config_.hidden}), at(cpu::kB2, {config_.out})};
+  }
 
   const cpu::EngineConfig& config_;
-  std::optional<TensorView> views_[4];
+  std::optional<TensorView> views_[cpu::kParameters];
+};
+
+// The rows to train or evaluate on, checked. x is an array (rows, in), or (values, columns, offsets) of a CSR matrix; y
+// holds int64 classes (rows,) or values (rows, out), whose first stride may be 0; both weights may be None.
+template <class T>
+class Rows {
+ public:
+  Rows(py::handle x, py::handle y, py::handle row_weight, py::handle class_weight, double scale, double shift,
+       const cpu::EngineConfig& config)
+      : y_(y, "y") {
+    data.gather.scale = scale, data.gather.shift = shift;
+    if (py::isinstance<py::tuple>(x))
+      take_sparse(py::reinterpret_borrow<py::tuple>(x), config);
+    else
+      take_dense(x, config);
+    take_targets(config);
+    if (!row_weight.is_none())
+      data.row_weight = row_weight_.emplace(row_weight, "sample_weight").template read_contiguous<T>({data.rows});
+    if (!class_weight.is_none())
+      data.class_weight = class_weight_.emplace(class_weight, "class_weight").template read_contiguous<T>({config.out});
+  }
+
+  cpu::Dataset<T> data{};
+
+ private:
+  void take_dense(py::handle x, const cpu::EngineConfig& config) {
+    const TensorView& view = views_[0].emplace(x, "x");
+    switch (view.dtype()) {
+      case DType::kFloat32:
+        return take_dense<float>(view, Storage::kFloat32, config);
+      case DType::kFloat64:
+        return take_dense<double>(view, Storage::kFloat64, config);
+      case DType::kBFloat16:
+        return take_dense<bfloat16>(view, Storage::kBFloat16, config);
+      case DType::kUInt8:
+        return take_dense<uint8_t>(view, Storage::kUInt8, config);
+      default:
+        throw py::type_error("x must be float32, float64, bfloat16 or uint8; got another dtype");
+    }
+  }
+
+  template <class TIn>
+  void take_dense(const TensorView& view, Storage storage, const cpu::EngineConfig& config) {
+    data.x = view.read<TIn>({-1, config.in});
+    data.rows = view.size(0);
+    data.x_stride = view.stride(0) * static_cast<int64_t>(sizeof(TIn));
+    data.gather.storage = storage;
+    data.gather.needed = !__is_same(TIn, T) || data.gather.scale != 1 || data.gather.shift != 0;
+    if (config.in > 1 && view.stride(1) != 1) throw py::value_error("x must have contiguous rows");
+  }
+
+  void take_sparse(const py::tuple& csr, const cpu::EngineConfig& config) {
+    if (csr.size() != 3) throw py::value_error("a sparse x must be a tuple (values, columns, offsets)");
+    const TensorView &values = views_[0].emplace(csr[0], "x.data"), &columns = views_[1].emplace(csr[1], "x.indices"),
+                     &offsets = views_[2].emplace(csr[2], "x.indptr");
+    data.x = values.read_contiguous<T>({-1});
+    data.offsets = offsets.read_contiguous<int64_t>({-1});
+    data.rows = offsets.size(0) - 1;
+    const int64_t count = values.size(0);
+    data.gather.needed = data.gather.sparse = true;
+    data.gather.storage = __is_same(T, float) ? Storage::kFloat32 : Storage::kFloat64;
+    data.gather.wide_columns = columns.dtype() == DType::kInt64;
+    if (data.rows < 0 || data.offsets[0] != 0 || data.offsets[data.rows] != count)
+      throw py::value_error("x.indptr must run from 0 to the number of values");
+    for (int64_t row = 0; row < data.rows; ++row)
+      if (data.offsets[row] > data.offsets[row + 1]) throw py::value_error("x.indptr must not descend");
+    if (data.gather.wide_columns)
+      data.columns = checked_columns(columns.read_contiguous<int64_t>({count}), count, config.in);
+    else
+      data.columns = checked_columns(columns.read_contiguous<int32_t>({count}), count, config.in);
+  }
+
+  template <class Column>
+  static const Column* checked_columns(const Column* columns, int64_t count, int64_t in) {
+    for (int64_t i = 0; i < count; ++i)
+      if (columns[i] < 0 || columns[i] >= in)
+        throw py::value_error("x.indices must hold columns in [0, " + std::to_string(in) + "); got " +
+                              std::to_string(columns[i]));
+    return columns;
+  }
+
+  void take_targets(const cpu::EngineConfig& config) {
+    if (y_.dtype() == DType::kInt64) {
+      data.classes = y_.read_contiguous<int64_t>({data.rows});
+      for (int64_t i = 0; i < data.rows; ++i)
+        if ((data.classes[i] < 0 || data.classes[i] >= config.out) && data.classes[i] != config.loss_options.ignore_index)
+          throw py::value_error("y must hold classes in [0, " + std::to_string(config.out) + "); row " + std::to_string(i) +
+                                " holds " + std::to_string(data.classes[i]));
+    } else {
+      data.values = y_.read<T>({data.rows, config.out});
+      data.value_stride = y_.stride(0);
+      if (config.out > 1 && y_.stride(1) != 1) throw py::value_error("y must have contiguous rows");
+    }
+  }
+
+  TensorView y_;
+  std::optional<TensorView> views_[3], row_weight_, class_weight_;
+};
+
+// Lets signal handlers and a progress callback run while the engine works without the GIL; keeps what they raise.
+class Watch {
+ public:
+  explicit Watch(const py::object& on_progress) : on_progress_(on_progress) {}
+
+  cpu::Poll poll() {
+    return {[](void* context, int64_t steps_done) { return static_cast<Watch*>(context)->stop(steps_done); }, this};
+  }
+  void raise() {
+    if (error_) throw *error_;
+  }
+
+ private:
+  bool stop(int64_t steps_done) {
+    py::gil_scoped_acquire locked;
+    try {
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (!on_progress_.is_none()) on_progress_(steps_done);
+    } catch (py::error_already_set& error) {
+      error_.emplace(error);
+    }
+    return error_.has_value();
+  }
+
+  const py::object& on_progress_;
+  std::optional<py::error_already_set> error_;
 };
 
 template <class T>
@@ -48,126 +174,137 @@ class PyEngine {
  public:
   explicit PyEngine(const cpu::EngineConfig& config) : config_(config), engine_(config) {}
 
-  void load(const py::tuple& parameters) { engine_.load(Parameters(parameters, config_).read<T>()); }
-  void store(const py::tuple& parameters) const { engine_.store(Parameters(parameters, config_).write<T>()); }
-  bool keeps_state(int state) const { return engine_.keeps_state(check_state(state)); }
-  void load_state(int state, const py::tuple& values, int64_t steps_taken) {
-    engine_.load_state(check_kept(state), Parameters(values, config_).read<T>(), steps_taken);
+  void load(const py::tuple& parameters) { engine_.load(Parameters<T>(parameters, config_).read()); }
+  void store(const py::tuple& parameters) const { engine_.store(Parameters<T>(parameters, config_).write()); }
+  bool keeps_state(int state) const { return engine_.keeps_state(checked(state)); }
+  void load_state(int state, const py::tuple& values) {
+    engine_.load_state(kept(state), Parameters<T>(values, config_).read());
   }
   void store_state(int state, const py::tuple& values) const {
-    engine_.store_state(check_kept(state), Parameters(values, config_).write<T>());
+    engine_.store_state(kept(state), Parameters<T>(values, config_).write());
   }
+  int64_t steps() const { return engine_.steps(); }
+  void set_steps(int64_t steps) { engine_.set_steps(steps); }
 
-  // Trains one epoch on rows of x (rows, in) in the order given; y holds int64 classes (rows,) or values (rows, out), whose
-  // first stride may be 0. losses (steps,) receives each batch's loss. Returns the steps done; raises what a signal handler
-  // (KeyboardInterrupt) or on_progress(steps_done) raised, after finishing the step under way.
-  int64_t run(py::handle x_, py::handle y_, py::handle order_, py::handle losses_, int64_t batch_size,
-              const py::object& on_progress) {
-    const TensorView x(x_, "x"), y(y_, "y"), losses(losses_, "losses");
-    cpu::Dataset<T> data{};
-    data.x = x.read<T>({-1, config_.in});
-    data.rows = x.size(0);
-    data.x_stride = x.stride(0);
-    if (config_.in > 1 && x.stride(1) != 1) throw py::value_error("x must have contiguous rows");
-    if (y.dtype() == DType::kInt64) {
-      data.classes = y.read_contiguous<int64_t>({data.rows});
-      for (int64_t i = 0; i < data.rows; ++i)
-        if (data.classes[i] < 0 || data.classes[i] >= config_.out)
-          throw py::value_error("y must hold classes in [0, " + std::to_string(config_.out) + "); row " + std::to_string(i) +
-                                " holds " + std::to_string(data.classes[i]));
-    } else {
-      data.values = y.read<T>({data.rows, config_.out});
-      data.value_stride = y.stride(0);
-      if (config_.out > 1 && y.stride(1) != 1) throw py::value_error("y must have contiguous rows");
-    }
+  // Trains on batches first_step, first_step + 1 … of an epoch, one for each entry of lr (steps,); losses (steps,) receives
+  // each one's loss. Returns whether it ended before a batch whose loss is not finite. What a signal handler or
+  // on_progress(steps_done) raises is raised here, after the step under way is finished; steps() tells how far it came.
+  bool run(py::handle x, py::handle y, py::handle row_weight, py::handle class_weight, double scale, double shift,
+           py::handle order_, int64_t batch_size, int64_t first_step, py::handle lr_, py::handle losses_,
+           bool stop_if_not_finite, const py::object& on_progress) {
+    const Rows<T> rows(x, y, row_weight, class_weight, scale, shift, config_);
+    const TensorView lr(lr_, "lr"), losses(losses_, "losses");
     std::optional<TensorView> order;
-    cpu::Epoch epoch{batch_size, nullptr, losses.size(0), losses.write<double>({-1})};
-    if (!order_.is_none()) {
-      order.emplace(order_, "order");
-      epoch.order = order->read_contiguous<int64_t>({data.rows});
-      for (int64_t i = 0; i < data.rows; ++i)
-        if (epoch.order[i] < 0 || epoch.order[i] >= data.rows)
-          throw py::value_error("order must hold rows in [0, " + std::to_string(data.rows) + "); entry " + std::to_string(i) +
-                                " is " + std::to_string(epoch.order[i]));
-    }
-    if (batch_size < 1 || (epoch.steps - 1) * batch_size >= data.rows)
-      throw py::value_error("batch_size must be at least 1 and losses no longer than the batches there are");
-
-    struct Watch {
-      const py::object& on_progress;
-      std::optional<py::error_already_set> error;
-    } watch{on_progress, {}};
-    const cpu::Poll poll{[](void* context, int64_t steps_done) {
-                           auto& watch = *static_cast<Watch*>(context);
-                           py::gil_scoped_acquire locked;
-                           try {
-                             if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-                             if (!watch.on_progress.is_none()) watch.on_progress(steps_done);
-                           } catch (py::error_already_set& error) {
-                             watch.error.emplace(error);
-                           }
-                           return watch.error.has_value();
-                         },
-                         &watch};
-    int64_t done;
+    cpu::Stretch stretch{batch_size,
+                         nullptr,
+                         first_step,
+                         lr.size(0),
+                         lr.read_contiguous<double>({-1}),
+                         losses.write<double>({lr.size(0)}),
+                         stop_if_not_finite};
+    if (!order_.is_none()) stretch.order = checked_order(order.emplace(order_, "order"), rows.data.rows);
+    if (batch_size < 1 || first_step < 0 || (stretch.steps && (first_step + stretch.steps - 1) * batch_size >= rows.data.rows))
+      throw py::value_error("lr must have no more entries than there are batches from first_step on");
+    Watch watch(on_progress);
+    bool not_finite;
     {
       py::gil_scoped_release unlocked;
-      done = engine_.run(data, epoch, poll);
+      not_finite = engine_.run(rows.data, stretch, watch.poll()).not_finite;
     }
-    if (watch.error) {
-      last_steps_ = done;
-      throw *watch.error;
-    }
-    return last_steps_ = done;
+    watch.raise();
+    return not_finite;
   }
 
-  int64_t last_steps() const { return last_steps_; }
+  // Returns (sum of the row losses, what it is to be divided by, rows whose largest output is their class).
+  py::tuple evaluate(py::handle x, py::handle y, py::handle row_weight, py::handle class_weight, double scale,
+                     double shift) {
+    const Rows<T> rows(x, y, row_weight, class_weight, scale, shift, config_);
+    if (rows.data.rows == 0) throw py::value_error("x must have at least one row; got none");
+    const py::object nobody = py::none();
+    Watch watch(nobody);
+    cpu::Evaluation found;
+    {
+      py::gil_scoped_release unlocked;
+      found = engine_.evaluate(rows.data, watch.poll());
+    }
+    watch.raise();
+    return py::make_tuple(found.loss_sum, found.divisor, found.hits);
+  }
 
  private:
-  static int check_state(int state) {
+  static int checked(int state) {
     if (state < 0 || state >= Trained<T>::kStates) throw py::value_error("state out of range: " + std::to_string(state));
     return state;
   }
-  int check_kept(int state) const {
+  int kept(int state) const {
     if (!keeps_state(state)) throw py::value_error("this optimiser keeps no state " + std::to_string(state));
     return state;
+  }
+  static const int64_t* checked_order(const TensorView& view, int64_t rows) {
+    const int64_t* order = view.read_contiguous<int64_t>({rows});
+    for (int64_t i = 0; i < rows; ++i)
+      if (order[i] < 0 || order[i] >= rows)
+        throw py::value_error("order must hold rows in [0, " + std::to_string(rows) + "); entry " + std::to_string(i) +
+                              " is " + std::to_string(order[i]));
+    return order;
   }
 
   const cpu::EngineConfig config_;
   cpu::Engine<T> engine_;
-  int64_t last_steps_ = 0;
 };
+
+template <class V>
+V get(const py::dict& config, const char* name) {
+  return config[name].cast<V>();
+}
+
+cpu::EngineConfig engine_config(const py::dict& c) {
+  cpu::EngineConfig config{};
+  config.in = get<int64_t>(c, "in_features");
+  config.hidden = get<int64_t>(c, "hidden_features");
+  config.out = get<int64_t>(c, "out_features");
+  config.activation = get<int>(c, "activation");
+  config.loss = get<int>(c, "loss");
+  config.optimizer = get<int>(c, "optimizer");
+  OptimizerOptions& o = config.options;
+  o.momentum = get<double>(c, "momentum");
+  o.dampening = get<double>(c, "dampening");
+  o.weight_decay = get<double>(c, "weight_decay");
+  o.nesterov = get<bool>(c, "nesterov");
+  std::tie(o.beta1, o.beta2) = get<std::pair<double, double>>(c, "betas");
+  o.eps = get<double>(c, "eps");
+  o.amsgrad = get<bool>(c, "amsgrad");
+  o.alpha = get<double>(c, "alpha");
+  o.centered = get<bool>(c, "centered");
+  o.lr_decay = get<double>(c, "lr_decay");
+  o.initial_accumulator = get<double>(c, "initial_accumulator_value");
+  config.loss_options = {get<double>(c, "label_smoothing"), get<double>(c, "loss_beta"), get<int64_t>(c, "ignore_index")};
+  config.gradient = {get<double>(c, "l1"), get<double>(c, "l2"), get<double>(c, "clip_norm"), get<double>(c, "clip_value")};
+  config.dropout = get<double>(c, "dropout");
+  config.dropout_key = get<uint64_t>(c, "seed");
+  config.bfloat16_compute = get<bool>(c, "bfloat16_compute");
+  config.present = get<std::array<bool, cpu::kParameters>>(c, "present");
+  config.frozen = get<std::array<bool, cpu::kParameters>>(c, "frozen");
+  config.threads = get<int>(c, "threads");
+  return config;
+}
 
 template <class T>
 void bind(py::module_& m, const char* name) {
   using E = PyEngine<T>;
   py::class_<E>(m, name)
-      .def(py::init([](int64_t in, int64_t hidden, int64_t out, int activation, int loss, int optimizer, double lr,
-                       double momentum, double dampening, double weight_decay, bool nesterov, bool has_b1, bool has_b2,
-                       int threads) {
-             return std::make_unique<E>(cpu::EngineConfig{in,
-                                                          hidden,
-                                                          out,
-                                                          activation,
-                                                          loss,
-                                                          optimizer,
-                                                          {lr, momentum, dampening, weight_decay, nesterov},
-                                                          has_b1,
-                                                          has_b2,
-                                                          threads});
-           }),
-           py::kw_only(), py::arg("in_features"), py::arg("hidden_features"), py::arg("out_features"),
-           py::arg("activation"), py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("momentum"),
-           py::arg("dampening"), py::arg("weight_decay"), py::arg("nesterov"), py::arg("has_b1"), py::arg("has_b2"),
-           py::arg("threads"))
+      .def(py::init([](const py::dict& config) { return std::make_unique<E>(engine_config(config)); }))
       .def("load", &E::load)
       .def("store", &E::store)
       .def("keeps_state", &E::keeps_state)
       .def("load_state", &E::load_state)
       .def("store_state", &E::store_state)
-      .def("run", &E::run, py::arg("x"), py::arg("y"), py::arg("order"), py::arg("losses"), py::arg("batch_size"),
-           py::arg("on_progress"))
-      .def_property_readonly("last_steps", &E::last_steps);
+      .def_property("steps", &E::steps, &E::set_steps)
+      .def("run", &E::run, py::arg("x"), py::arg("y"), py::arg("row_weight"), py::arg("class_weight"), py::arg("scale"),
+           py::arg("shift"), py::arg("order"), py::arg("batch_size"), py::arg("first_step"), py::arg("lr"),
+           py::arg("losses"), py::arg("stop_if_not_finite"), py::arg("on_progress"))
+      .def("evaluate", &E::evaluate, py::arg("x"), py::arg("y"), py::arg("row_weight"), py::arg("class_weight"),
+           py::arg("scale"), py::arg("shift"));
 }
 
 }  // namespace

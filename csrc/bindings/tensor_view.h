@@ -14,16 +14,18 @@ namespace twolayer {
 
 namespace py = pybind11;
 
-enum class DType { kFloat32, kFloat64, kBFloat16, kInt64, kOther };
+enum class DType { kFloat32, kFloat64, kBFloat16, kUInt8, kInt32, kInt64, kOther };
 
 template <class T>
 constexpr DType dtype_of = __is_same(T, float)      ? DType::kFloat32
                            : __is_same(T, double)   ? DType::kFloat64
                            : __is_same(T, bfloat16) ? DType::kBFloat16
+                           : __is_same(T, uint8_t)  ? DType::kUInt8
+                           : __is_same(T, int32_t)  ? DType::kInt32
                                                     : DType::kInt64;
 
 inline const char* name_of(DType dtype) {
-  static constexpr const char* names[] = {"float32", "float64", "bfloat16", "int64", "another dtype"};
+  static constexpr const char* names[] = {"float32", "float64", "bfloat16", "uint8", "int32", "int64", "another dtype"};
   return names[static_cast<int>(dtype)];
 }
 
@@ -118,6 +120,8 @@ class TensorView {
     if (code == 2 && bits == 32) dtype_ = DType::kFloat32;
     if (code == 2 && bits == 64) dtype_ = DType::kFloat64;
     if (code == 4 && bits == 16) dtype_ = DType::kBFloat16;
+    if (code == 1 && bits == 8) dtype_ = DType::kUInt8;
+    if (code == 0 && bits == 32) dtype_ = DType::kInt32;
     if (code == 0 && bits == 64) dtype_ = DType::kInt64;
   }
 
@@ -129,6 +133,8 @@ class TensorView {
     const std::string format = buffer_.format ? buffer_.format : "B";
     if (format == "f") dtype_ = DType::kFloat32;
     if (format == "d") dtype_ = DType::kFloat64;
+    if (format == "B") dtype_ = DType::kUInt8;
+    if (format == "i") dtype_ = DType::kInt32;
     if ((format == "l" || format == "q") && buffer_.itemsize == 8) dtype_ = DType::kInt64;
     for (int i = 0; i < ndim_; ++i) {
       shape_[i] = buffer_.shape[i];

@@ -83,12 +83,12 @@ bool activation_saves_input(int activation) {
 }
 #undef TWOLAYER_SAVES_INPUT
 
-#define TWOLAYER_COUNT(number, Name) lists::Name::count,
-double loss_count(int loss, int64_t batch, int64_t out) {
-  static constexpr double (*count[])(int64_t, int64_t) = {TWOLAYER_LOSSES(TWOLAYER_COUNT)};
-  return count[loss](batch, out);
+#define TWOLAYER_PER_ROW(number, Name) lists::Name::per_row,
+int64_t loss_per_row(int loss, int64_t out) {
+  static constexpr int64_t (*per_row[])(int64_t) = {TWOLAYER_LOSSES(TWOLAYER_PER_ROW)};
+  return per_row[loss](out);
 }
-#undef TWOLAYER_COUNT
+#undef TWOLAYER_PER_ROW
 
 #define TWOLAYER_USES_STATE(number, Name) lists::Name::uses_state,
 bool optimizer_uses_state(int optimizer, const OptimizerOptions& options, int state) {

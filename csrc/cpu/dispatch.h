@@ -29,7 +29,7 @@ std::vector<std::string> optimizer_names();
 
 // What the engine asks of an entry of those lists.
 bool activation_saves_input(int activation);
-double loss_count(int loss, int64_t batch, int64_t out);
+int64_t loss_per_row(int loss, int64_t out);
 bool optimizer_uses_state(int optimizer, const OptimizerOptions& options, int state);
 
 }  // namespace twolayer::cpu

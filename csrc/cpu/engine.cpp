@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "cpu/dispatch.h"
 #include "cpu/threads.h"
@@ -18,18 +20,22 @@ constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// A zeroed array, aligned to a cache line.
+// A zeroed array, aligned to a cache line; null while it is empty.
 template <class T>
 class Buffer {
  public:
-  void resize(int64_t count) {
+  T* resize(int64_t count) {
     scratch_ = std::make_unique<Scratch<T>>(count);
     if (count) std::memset(scratch_->data, 0, count * sizeof(T));
+    count_ = count;
+    return data();
   }
+  T* grow(int64_t count) { return count > count_ ? resize(count) : data(); }
   T* data() const { return scratch_ ? scratch_->data : nullptr; }
 
  private:
   std::unique_ptr<Scratch<T>> scratch_;
+  int64_t count_ = 0;
 };
 
 // Copies between torch.nn.Linear's layout and the engine's. 32 × 32 squares keep both sides in cache.
@@ -46,25 +52,35 @@ void transpose(int64_t rows, int64_t columns, const T* from, int64_t from_stride
 
 template <class T>
 struct Engine<T>::Impl final : PhasedJob {
-  enum class Phase { kForward, kLoss, kBackward };
+  enum class Phase { kGather, kForward, kLoss, kBackward, kUpdate };
 
   TrainParams<T> p{};
   const TrainKernels<T>& kernels = train_kernels<T>(current_isa());
   int threads_wanted;
   int64_t batch_capacity = 0;
 
-  Buffer<T> parameters[4], states[4][Trained<T>::kStates], w2_transposed;
-  Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, grad_weight;
+  std::array<int64_t, kParameters> sizes;  // of the parameters, padded
+  std::array<Trained<T>*, kParameters> trained{&p.w1, &p.b1, &p.w2, &p.b2};
+  Buffer<T> parameters[kParameters], compute[kParameters], grads[kParameters];
+  Buffer<T> states[kParameters][Trained<T>::kStates];
+  Buffer<T> w2_transposed, penalty, square_sum, class_weight;
+  Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
+  Buffer<uint8_t> row_hit;
   std::vector<const T*> x_rows, value_rows;
+  std::vector<const void*> source_rows;
+  std::vector<SparseRow> sparse_rows;
   std::vector<int64_t> classes;
+  std::vector<T> row_weight;
 
   // The run under way.
   const Dataset<T>* data = nullptr;
-  const Epoch* epoch = nullptr;
+  Stretch stretch{};
   Poll on_poll{};
   int chunks = 1;
   Phase phase = Phase::kForward;
   std::atomic<int64_t> steps_done{0};  // poll() reads it while another thread advances
+  RunResult result{};
+  Evaluation evaluation{};
   std::chrono::steady_clock::time_point next_poll;
   std::atomic<bool> stop{false};
 
@@ -73,88 +89,158 @@ struct Engine<T>::Impl final : PhasedJob {
     p.padded_hidden = round_up(c.hidden, kUnit), p.padded_out = round_up(c.out, kUnit);
     p.block = round_up((p.padded_hidden + kMaxBlocks - 1) / kMaxBlocks, kUnit);
     p.blocks = (p.hidden + p.block - 1) / p.block;
-    p.activation = c.activation, p.loss = c.loss, p.optimizer = c.optimizer, p.options = c.options;
-    const int64_t sizes[] = {p.in * p.padded_hidden, c.has_b1 ? p.padded_hidden : 0, p.out * p.padded_hidden,
-                             c.has_b2 ? p.padded_out : 0};
-    for (int i = 0; i < 4; ++i) {
-      parameters[i].resize(sizes[i]);
+    p.activation = c.activation, p.loss = c.loss, p.optimizer = c.optimizer;
+    p.options = c.options, p.loss_options = c.loss_options, p.gradient = c.gradient;
+    p.dropout = c.dropout, p.dropout_key = c.dropout_key, p.bfloat16_compute = c.bfloat16_compute;
+
+    sizes = {p.in * p.padded_hidden, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
+    for (int i = 0; i < kParameters; ++i) {
+      if (!c.present[i]) sizes[i] = 0;
+      Trained<T>& t = *trained[i];
+      const bool rounded = p.bfloat16_compute && (i == kW1 || i == kW2);
+      t.frozen = c.frozen[i];
+      t.value = parameters[i].resize(sizes[i]);
+      t.compute = rounded ? compute[i].resize(sizes[i]) : t.value;
       for (int s = 0; s < Trained<T>::kStates; ++s)
-        states[i][s].resize(optimizer_uses_state(p.optimizer, p.options, s) ? sizes[i] : 0);
+        t.state[s] = states[i][s].resize(!t.frozen && optimizer_uses_state(p.optimizer, p.options, s) ? sizes[i] : 0);
+      t.grad = grads[i].resize(p.gradient.clip_norm != 0 && !t.frozen ? sizes[i] : 0);
     }
-    w2_transposed.resize(p.padded_hidden * p.padded_out);
-    Trained<T>* trained[] = {&p.w1, &p.b1, &p.w2, &p.b2};
-    for (int i = 0; i < 4; ++i) {
-      trained[i]->value = parameters[i].data();
-      for (int s = 0; s < Trained<T>::kStates; ++s) trained[i]->state[s] = states[i][s].data();
-    }
-    p.w2_transposed = w2_transposed.data();
+    p.w2_transposed = w2_transposed.resize(p.padded_hidden * p.padded_out);
+    p.penalty = penalty.resize(2 * p.padded_hidden);
+    p.square_sum = square_sum.resize(p.padded_hidden + p.padded_out);
   }
 
-  // To and from the engine's layout; `array` picks w1, b1, w2, b2 out of parameters or of a state.
+  // To and from the engine's layout; array(i) is parameter i, or one of its states.
   template <class Array>
   void load(const LinearLayout<const T>& from, Array array) {
-    transpose(p.hidden, p.in, from.w1, p.in, array(0), p.padded_hidden);
-    if (from.b1) std::copy_n(from.b1, p.hidden, array(1));
-    for (int64_t o = 0; o < p.out; ++o) std::copy_n(from.w2 + o * p.hidden, p.hidden, array(2) + o * p.padded_hidden);
-    if (from.b2) std::copy_n(from.b2, p.out, array(3));
+    if (from[kW1]) transpose(p.hidden, p.in, from[kW1], p.in, array(kW1), p.padded_hidden);
+    if (from[kB1]) std::copy_n(from[kB1], p.hidden, array(kB1));
+    for (int64_t o = 0; from[kW2] && o < p.out; ++o)
+      std::copy_n(from[kW2] + o * p.hidden, p.hidden, array(kW2) + o * p.padded_hidden);
+    if (from[kB2]) std::copy_n(from[kB2], p.out, array(kB2));
   }
 
   template <class Array>
   void store(const LinearLayout<T>& to, Array array) const {
-    transpose(p.in, p.hidden, array(0), p.padded_hidden, to.w1, p.in);
-    if (to.b1) std::copy_n(array(1), p.hidden, to.b1);
-    for (int64_t o = 0; o < p.out; ++o) std::copy_n(array(2) + o * p.padded_hidden, p.hidden, to.w2 + o * p.hidden);
-    if (to.b2) std::copy_n(array(3), p.out, to.b2);
+    if (to[kW1]) transpose(p.in, p.hidden, array(kW1), p.padded_hidden, to[kW1], p.in);
+    if (to[kB1]) std::copy_n(array(kB1), p.hidden, to[kB1]);
+    for (int64_t o = 0; to[kW2] && o < p.out; ++o)
+      std::copy_n(array(kW2) + o * p.padded_hidden, p.hidden, to[kW2] + o * p.hidden);
+    if (to[kB2]) std::copy_n(array(kB2), p.out, to[kB2]);
+  }
+
+  void load_parameters(const LinearLayout<const T>& from) {
+    load(from, [&](int i) { return parameters[i].data(); });
+    kernels.round_weights(p);
+    transpose(p.out, p.hidden, p.w2.compute, p.padded_hidden, p.w2_transposed, p.padded_out);
   }
 
   void reserve(int64_t batch) {
     if (batch <= batch_capacity) return;
-    hidden_value.resize(batch * p.padded_hidden);
-    grad_hidden.resize(batch * p.padded_hidden);
-    const bool separate = activation_saves_input(p.activation);
-    hidden_saved.resize(separate ? batch * p.padded_hidden : 0);
-    partial.resize(p.blocks * batch * p.padded_out);
-    grad_out.resize(batch * p.padded_out);
-    row_loss.resize(batch);
-    grad_weight.resize(batch > kDepth ? std::max(p.in, p.out) * p.padded_hidden : 0);
-    p.hidden_value = hidden_value.data();
-    p.hidden_saved = separate ? hidden_saved.data() : p.hidden_value;
-    p.grad_hidden = grad_hidden.data();
-    p.partial = partial.data();
-    p.grad_out = grad_out.data();
-    p.row_loss = row_loss.data();
-    p.grad_weight = grad_weight.data();
+    const bool separate = activation_saves_input(p.activation) || p.dropout > 0 || p.bfloat16_compute;
+    p.hidden_value = hidden_value.resize(batch * p.padded_hidden);
+    p.hidden_saved = hidden_saved.resize(separate ? batch * p.padded_hidden : 0);
+    if (!separate) p.hidden_saved = p.hidden_value;
+    p.grad_hidden = grad_hidden.resize(batch * p.padded_hidden);
+    p.partial = partial.resize(p.blocks * batch * p.padded_out);
+    p.grad_out = grad_out.resize(batch * p.padded_out);
+    p.row_loss = row_loss.resize(batch);
+    p.row_hit = row_hit.resize(batch);
+    if (batch > kDepth)  // the kernels then keep a weight's gradient whole while they go through the batch
+      for (int i : {kW1, kW2})
+        if (!trained[i]->frozen && !trained[i]->grad) trained[i]->grad = grads[i].resize(sizes[i]);
     x_rows.resize(batch);
-    classes.resize(batch);
     value_rows.resize(batch);
+    source_rows.resize(batch);
+    sparse_rows.resize(batch);
+    classes.resize(batch);
+    row_weight.resize(batch);
     batch_capacity = batch;
   }
 
-  void draw_batch() {
-    const int64_t first = steps_done * epoch->batch_size;
-    p.batch = std::min(epoch->batch_size, data->rows - first);
-    for (int64_t i = 0; i < p.batch; ++i) {
-      const int64_t row = epoch->order ? epoch->order[first + i] : first + i;
-      x_rows[i] = data->x + row * data->x_stride;
-      if (data->classes) classes[i] = data->classes[row];
-      if (data->values) value_rows[i] = data->values + row * data->value_stride;
+  void prepare(const Dataset<T>& dataset, int64_t batch, Poll poll) {
+    data = &dataset, on_poll = poll;
+    reserve(batch);
+    p.gather = data->gather;
+    p.gather.needed = p.gather.needed || p.bfloat16_compute;
+    p.gathered = p.gather.needed ? gathered.grow(batch_capacity * p.in) : nullptr;
+    p.class_weight = nullptr;
+    if (data->class_weight) {
+      p.class_weight = class_weight.resize(p.padded_out);
+      std::copy_n(data->class_weight, p.out, class_weight.data());
     }
-    p.x_rows = x_rows.data();
-    p.classes = data->classes ? classes.data() : nullptr;
-    p.value_rows = data->values ? value_rows.data() : nullptr;
-  }
-
-  int64_t run(const Dataset<T>& dataset, const Epoch& this_epoch, Poll poll) {
-    data = &dataset, epoch = &this_epoch, on_poll = poll;
-    if (epoch->steps == 0) return 0;
-    reserve(std::min(epoch->batch_size, data->rows));
-    steps_done = 0, phase = Phase::kForward, stop = false;
+    const bool soft = data->class_weight || p.loss_options.label_smoothing != 0 || !data->classes;
+    p.soft_target = soft ? soft_target.grow(batch_capacity * p.padded_out) : nullptr;
+    steps_done = 0, stop = false, result = {}, evaluation = {};
     next_poll = std::chrono::steady_clock::now() + kPollEvery;
     draw_batch();
     const int64_t work = 2 * p.batch * p.padded_hidden * (p.in + p.out);
     chunks = worthwhile_threads(work, std::min<int64_t>(threads_wanted, p.blocks));
+  }
+
+  void draw_batch() {
+    const int64_t first = (stretch.first_step + steps_done) * stretch.batch_size;
+    p.batch = std::min(stretch.batch_size, data->rows - first);
+    double weight = 0;
+    for (int64_t i = 0; i < p.batch; ++i) {
+      const int64_t row = stretch.order ? stretch.order[first + i] : first + i;
+      if (p.gather.sparse)
+        sparse_rows[i] = sparse_row(row);
+      else
+        source_rows[i] = static_cast<const char*>(data->x) + row * data->x_stride;
+      x_rows[i] = p.gather.needed ? p.gathered + i * p.in : static_cast<const T*>(source_rows[i]);
+      if (data->classes) classes[i] = data->classes[row];
+      if (data->values) value_rows[i] = data->values + row * data->value_stride;
+      if (data->row_weight) row_weight[i] = data->row_weight[row];
+      weight += loss_weight(row);
+    }
+    p.x_rows = x_rows.data();
+    p.source_rows = source_rows.data();
+    p.sparse_rows = sparse_rows.data();
+    p.classes = data->classes ? classes.data() : nullptr;
+    p.value_rows = data->values ? value_rows.data() : nullptr;
+    p.row_weight = data->row_weight ? row_weight.data() : nullptr;
+    const int64_t per_row = loss_per_row(p.loss, p.out);
+    p.loss_divisor = per_row ? weight * static_cast<double>(per_row) : 1;
+    if (p.training) p.options.lr = stretch.lr[steps_done];
+    phase = p.gather.needed ? Phase::kGather : Phase::kForward;
+  }
+
+  SparseRow sparse_row(int64_t row) const {
+    const int64_t begin = data->offsets[row];
+    const int64_t width = p.gather.wide_columns ? sizeof(int64_t) : sizeof(int32_t);
+    return {static_cast<const char*>(data->columns) + begin * width, static_cast<const T*>(data->x) + begin,
+            data->offsets[row + 1] - begin};
+  }
+
+  // What a row counts for in the mean: its own weight, times its class's.
+  double loss_weight(int64_t row) const {
+    const double own = data->row_weight ? static_cast<double>(data->row_weight[row]) : 1;
+    if (!data->classes) return own;
+    const int64_t label = data->classes[row];
+    if (label == p.loss_options.ignore_index) return 0;
+    return data->class_weight ? own * static_cast<double>(data->class_weight[label]) : own;
+  }
+
+  RunResult run(const Dataset<T>& dataset, const Stretch& asked, Poll poll) {
+    stretch = asked;
+    if (stretch.steps == 0) return {};
+    p.training = true;
+    prepare(dataset, std::min(stretch.batch_size, dataset.rows), poll);
     run_phases(chunks, *this);
-    return steps_done;
+    result.steps = steps_done;
+    return result;
+  }
+
+  Evaluation evaluate(const Dataset<T>& dataset, Poll poll) {
+    const int64_t batch = std::min(kDepth, dataset.rows);
+    stretch = {};
+    stretch.batch_size = batch;
+    stretch.steps = (dataset.rows + batch - 1) / batch;
+    p.training = false;
+    prepare(dataset, batch, poll);
+    run_phases(chunks, *this);
+    return evaluation;
   }
 
   void run_chunk(int chunk) override {
@@ -162,35 +248,88 @@ struct Engine<T>::Impl final : PhasedJob {
     const auto [block0, block1] = share(p.blocks);
     const auto [row0, row1] = share(p.batch);
     switch (phase) {
+      case Phase::kGather:
+        return kernels.gather(p, row0, row1);
       case Phase::kForward:
         return kernels.forward(p, block0, block1);
       case Phase::kLoss:
         return kernels.loss(p, row0, row1);
       case Phase::kBackward:
         return kernels.backward(p, block0, block1);
+      case Phase::kUpdate:
+        return kernels.update(p, block0, block1);
     }
   }
 
   bool advance() override {
     switch (phase) {
+      case Phase::kGather:
+        phase = Phase::kForward;
+        return true;
       case Phase::kForward:
         phase = Phase::kLoss;
         return true;
-      case Phase::kLoss: {
-        double total = 0;
-        for (int64_t i = 0; i < p.batch; ++i) total += static_cast<double>(p.row_loss[i]);
-        epoch->losses[steps_done] = total / loss_count(p.loss, p.batch, p.out);
-        phase = Phase::kBackward;
-        return true;
-      }
+      case Phase::kLoss:
+        return p.training ? to_backward() : to_next_evaluation();
       case Phase::kBackward:
-        ++p.step;
-        if (++steps_done == epoch->steps || stop.load(std::memory_order_relaxed)) return false;
-        draw_batch();
-        phase = Phase::kForward;
+        if (p.gradient.l1 != 0 || p.gradient.l2 != 0) stretch.losses[steps_done] += penalty_value();
+        if (p.gradient.clip_norm == 0) return to_next_step();
+        p.clip_factor = std::min(1.0, p.gradient.clip_norm / (gradient_norm() + 1e-6));  // as torch.nn.utils.clip_grad_norm_
+        phase = Phase::kUpdate;
         return true;
+      case Phase::kUpdate:
+        return to_next_step();
     }
     return false;
+  }
+
+  double loss_sum() const {
+    double total = 0;
+    for (int64_t i = 0; i < p.batch; ++i) total += static_cast<double>(p.row_loss[i]);
+    return total;
+  }
+
+  bool to_backward() {
+    const double loss = loss_sum() / p.loss_divisor;
+    stretch.losses[steps_done] = loss;
+    if (stretch.stop_if_not_finite && !std::isfinite(loss)) {
+      result.not_finite = true;
+      return false;
+    }
+    phase = Phase::kBackward;
+    return true;
+  }
+
+  bool to_next_step() {
+    ++p.step;
+    if (++steps_done == stretch.steps || stop.load(std::memory_order_relaxed)) return false;
+    draw_batch();
+    return true;
+  }
+
+  bool to_next_evaluation() {
+    evaluation.loss_sum += loss_sum();
+    evaluation.divisor = loss_per_row(p.loss, p.out) ? evaluation.divisor + p.loss_divisor : 1;
+    for (int64_t i = 0; p.classes && i < p.batch; ++i) evaluation.hits += p.row_hit[i];
+    if (++steps_done == stretch.steps || stop.load(std::memory_order_relaxed)) return false;
+    draw_batch();
+    return true;
+  }
+
+  double penalty_value() const {
+    double absolute = 0, square = 0;
+    for (int64_t j = 0; j < p.hidden; ++j) {
+      absolute += static_cast<double>(p.penalty[j]);
+      square += static_cast<double>(p.penalty[p.padded_hidden + j]);
+    }
+    return p.gradient.l1 * absolute + p.gradient.l2 / 2 * square;
+  }
+
+  double gradient_norm() const {
+    double total = 0;
+    for (int64_t j = 0; j < p.hidden; ++j) total += static_cast<double>(p.square_sum[j]);
+    for (int64_t o = 0; o < p.out; ++o) total += static_cast<double>(p.square_sum[p.padded_hidden + o]);
+    return std::sqrt(total);
   }
 
   void poll() override {
@@ -208,9 +347,7 @@ Engine<T>::~Engine() = default;
 
 template <class T>
 void Engine<T>::load(const LinearLayout<const T>& parameters) {
-  impl_->load(parameters, [&](int i) { return impl_->parameters[i].data(); });
-  const TrainParams<T>& p = impl_->p;
-  transpose(p.out, p.hidden, p.w2.value, p.padded_hidden, p.w2_transposed, p.padded_out);
+  impl_->load_parameters(parameters);
 }
 
 template <class T>
@@ -220,13 +357,12 @@ void Engine<T>::store(const LinearLayout<T>& parameters) const {
 
 template <class T>
 bool Engine<T>::keeps_state(int state) const {
-  return impl_->states[0][state].data() != nullptr;
+  return optimizer_uses_state(impl_->p.optimizer, impl_->p.options, state);
 }
 
 template <class T>
-void Engine<T>::load_state(int state, const LinearLayout<const T>& values, int64_t steps_taken) {
+void Engine<T>::load_state(int state, const LinearLayout<const T>& values) {
   impl_->load(values, [&](int i) { return impl_->states[i][state].data(); });
-  impl_->p.step = steps_taken;
 }
 
 template <class T>
@@ -235,8 +371,23 @@ void Engine<T>::store_state(int state, const LinearLayout<T>& values) const {
 }
 
 template <class T>
-int64_t Engine<T>::run(const Dataset<T>& data, const Epoch& epoch, Poll poll) {
-  return impl_->run(data, epoch, poll);
+int64_t Engine<T>::steps() const {
+  return impl_->p.step;
+}
+
+template <class T>
+void Engine<T>::set_steps(int64_t steps) {
+  impl_->p.step = steps;
+}
+
+template <class T>
+RunResult Engine<T>::run(const Dataset<T>& data, const Stretch& stretch, Poll poll) {
+  return impl_->run(data, stretch, poll);
+}
+
+template <class T>
+Evaluation Engine<T>::evaluate(const Dataset<T>& data, Poll poll) {
+  return impl_->evaluate(data, poll);
 }
 
 template class Engine<float>;

@@ -1,5 +1,6 @@
 // Whole-epoch training: the loop around the kernels of a step. Knows nothing of torch or Python.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -7,38 +8,60 @@
 
 namespace twolayer::cpu {
 
+enum Parameter { kW1, kB1, kW2, kB2, kParameters };
+
 struct EngineConfig {
   int64_t in, hidden, out;
   int activation, loss, optimizer;
   OptimizerOptions options;
-  bool has_b1, has_b2;
+  LossOptions loss_options;
+  GradientOptions gradient;
+  double dropout;
+  uint64_t dropout_key;
+  bool bfloat16_compute;
+  std::array<bool, kParameters> present, frozen;  // w1, b1, w2, b2
   int threads;
 };
 
-// Parameters (or their optimiser state) as torch.nn.Linear holds them, each array contiguous; null where there is none.
+// Parameters (or their optimiser state) as torch.nn.Linear holds them, each array contiguous: w1 (hidden, in), b1 (hidden),
+// w2 (out, hidden), b2 (out); null where there is none.
 template <class T>
-struct LinearLayout {
-  T* w1;  // (hidden, in)
-  T* b1;  // (hidden)
-  T* w2;  // (out, hidden)
-  T* b2;  // (out)
-};
+using LinearLayout = std::array<T*, kParameters>;
 
+// Rows of inputs and their targets. Inputs are dense in some storage type, or sparse (CSR, values of T).
 template <class T>
 struct Dataset {
   int64_t rows;
-  const T* x;              // (rows, in)
-  int64_t x_stride;        // numbers from one row to the next
+  GatherOptions gather;
+  const void* x;           // dense: (rows, in); sparse: the values
+  int64_t x_stride;        // dense: bytes from one row to the next
+  const void* columns;     // sparse: the column of each value, int32 or int64
+  const int64_t* offsets;  // sparse: (rows + 1) where each row's values begin
   const int64_t* classes;  // (rows), or null
   const T* values;         // (rows, out), or null
-  int64_t value_stride;    // 0: one row of targets for all
+  int64_t value_stride;    // numbers from one row of values to the next; 0: one row for all
+  const T* row_weight;     // (rows), or null
+  const T* class_weight;   // (out), or null
 };
 
-struct Epoch {
+// A stretch of an epoch: `steps` batches from batch `first_step` on.
+struct Stretch {
   int64_t batch_size;
   const int64_t* order;  // (rows) the order in which rows are taken, or null for 0, 1, 2 …
-  int64_t steps;         // batches to take; the last may be short
+  int64_t first_step, steps;
+  const double* lr;      // (steps) each step's learning rate
   double* losses;        // (steps) out: each batch's loss
+  bool stop_if_not_finite;
+};
+
+struct RunResult {
+  int64_t steps;    // done; the parameters are those after the last of them
+  bool not_finite;  // ended by a batch whose loss is not finite, before its update
+};
+
+struct Evaluation {
+  double loss_sum, divisor;  // over all rows; the mean loss is their quotient
+  int64_t hits;              // rows whose largest output is their class
 };
 
 // Asked now and then by the thread that called run(), with the number of steps done; returns true to stop.
@@ -55,13 +78,15 @@ class Engine {
 
   void load(const LinearLayout<const T>& parameters);
   void store(const LinearLayout<T>& parameters) const;
-  bool keeps_state(int state) const;
-  void load_state(int state, const LinearLayout<const T>& values, int64_t steps_taken);
-  void store_state(int state, const LinearLayout<T>& values) const;
 
-  // Trains for the epoch's steps. Returns how many were done: fewer than asked when poll said stop, and then the
-  // parameters are those after the last finished step.
-  int64_t run(const Dataset<T>& data, const Epoch& epoch, Poll poll);
+  bool keeps_state(int state) const;
+  void load_state(int state, const LinearLayout<const T>& values);
+  void store_state(int state, const LinearLayout<T>& values) const;
+  int64_t steps() const;
+  void set_steps(int64_t steps);
+
+  RunResult run(const Dataset<T>& data, const Stretch& stretch, Poll poll);
+  Evaluation evaluate(const Dataset<T>& data, Poll poll);
 
  private:
   struct Impl;

@@ -24,9 +24,12 @@ struct NetKernels {
 
 template <class T>
 struct TrainKernels {
+  void (*gather)(const TrainParams<T>&, int64_t row0, int64_t row1);
   void (*forward)(const TrainParams<T>&, int64_t block0, int64_t block1);
   void (*loss)(const TrainParams<T>&, int64_t row0, int64_t row1);
   void (*backward)(const TrainParams<T>&, int64_t block0, int64_t block1);
+  void (*update)(const TrainParams<T>&, int64_t block0, int64_t block1);
+  void (*round_weights)(const TrainParams<T>&);
 };
 
 struct Isa {
@@ -41,13 +44,17 @@ struct Isa {
 
 // The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target and
 // could not run elsewhere.
-#define TWOLAYER_ISA(isa, supported)                                                      \
-  twolayer::cpu::Isa {                                                                    \
-    #isa, supported, {isa::forward<float>, isa::backward<float>},                         \
-        {isa::forward<double>, isa::backward<double>},                                    \
-        {isa::forward<bfloat16>, isa::backward<bfloat16>},                                \
-        {isa::train_forward<float>, isa::train_loss<float>, isa::train_backward<float>},  \
-        {isa::train_forward<double>, isa::train_loss<double>, isa::train_backward<double>} \
+#define TWOLAYER_ISA(isa, supported)                                                        \
+  twolayer::cpu::Isa {                                                                      \
+    #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double),                   \
+        TWOLAYER_NET(isa, bfloat16), TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double) \
+  }
+#define TWOLAYER_NET(isa, T) \
+  { isa::forward<T>, isa::backward<T> }
+#define TWOLAYER_TRAIN(isa, T) \
+  {                        \
+    isa::train_gather<T>, isa::train_forward<T>, isa::train_loss<T>, isa::train_backward<T>, isa::train_update<T>, \
+        isa::train_round_weights<T>                                                                                 \
   }
 
 template <class T>

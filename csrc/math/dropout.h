@@ -1,7 +1,7 @@
 // Which hidden values dropout sets to zero: a hash of (run, step, row of the batch, unit), so that a value's fate depends
 // on nothing else — not on threads, vectors, or the order in which things are computed. Used by CPU and CUDA alike.
 //
-// U is an unsigned integer, or a vector of them, of at least 32 bits; only the low 32 count. wrap(u) must return u modulo 2³².
+// U is an unsigned integer, or a vector of them, of at least 32 bits; only the low 32 count. low_32_bits(u) is u modulo 2³².
 
 // The key of one row of one step: SplitMix64's output function over the three numbers.
 TWOLAYER_HD uint64_t dropout_row_key(uint64_t key, int64_t step, int64_t row) {
@@ -16,10 +16,10 @@ TWOLAYER_HD uint64_t dropout_row_key(uint64_t key, int64_t step, int64_t row) {
 template <class U>
 TWOLAYER_HD U dropout_bits(uint64_t row_key, U unit) {
   const uint32_t low = static_cast<uint32_t>(row_key), high = static_cast<uint32_t>(row_key >> 32);
-  U h = wrap(unit * 0x9E3779B9u + low);
-  h = wrap((h ^ (h >> 16)) * 0x21F0AAADu);
-  h = wrap((h ^ (h >> 15)) + high);
-  h = wrap((h ^ (h >> 16)) * 0x735A2D97u);
+  U h = low_32_bits(unit * 0x9E3779B9u + low);
+  h = low_32_bits((h ^ (h >> 16)) * 0x21F0AAADu);
+  h = low_32_bits((h ^ (h >> 15)) + high);
+  h = low_32_bits((h ^ (h >> 16)) * 0x735A2D97u);
   return h ^ (h >> 15);
 }
 

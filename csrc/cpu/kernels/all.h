@@ -4,9 +4,12 @@
 #include "math/activations.h"
 #include "math/losses.h"
 #include "math/optimizers.h"
+#include "math/dropout.h"
 
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/forward.h"
 #include "cpu/kernels/backward.h"
+#include "cpu/kernels/losses.h"
+#include "cpu/kernels/gather.h"
 #include "cpu/kernels/train.h"

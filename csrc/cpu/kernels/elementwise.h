@@ -52,6 +52,14 @@ void multiply_by_derivative(int activation, int64_t n, const TSaved* saved, T* g
   });
 }
 
+TWOLAYER_INLINE f32 rounded_to_bfloat16(f32 v) { return widen(narrow(v)); }
+TWOLAYER_INLINE f64 rounded_to_bfloat16(f64 v) { return v; }  // bfloat16 compute is for float32 weights only
+
+template <class T>
+void round_to_bfloat16(int64_t n, T* values) {
+  map<T>(n, [](auto v) { return rounded_to_bfloat16(v); }, values, values);
+}
+
 // out[j] = sum over i of row i's j-th number, rows in ascending order.
 template <class T, class TIn, class TOut>
 void sum_rows(int64_t rows, int64_t n, const TIn* in, int64_t stride, TOut* out) {

@@ -57,7 +57,9 @@ T loss_row(Loss, const TrainParams<T>& p, int64_t row, T scale, T* z) {
   for (int64_t j = 0; j < p.out; j += L) {
     const int64_t valid = min_of(p.out - j, L);
     const Vec<T> zj = load_partial(z + j, valid), yj = load_partial(p.value_rows[row] + j, valid);
-    total = total + first_lanes_of(Loss::value(zj, yj, beta), valid);  // at z = y = 0, too, a loss need not be 0
+    alignas(64) T values[L] = {};  // where the row has ended a loss need not be 0
+    store_partial(values, Loss::value(zj, yj, beta), valid);
+    total = total + load(values);
     store_partial(z + j, Loss::gradient(zj, yj, beta) * broadcast<T>(scale), valid);
   }
   return sum(total);

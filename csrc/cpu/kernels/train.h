@@ -17,9 +17,6 @@ struct HiddenRange {  // of padded units
 
 // ---- Dropout
 
-TWOLAYER_INLINE u32 wrap(u32 u) { return u; }
-TWOLAYER_INLINE u64 wrap(u64 u) { return u & 0xFFFFFFFFu; }
-
 // values[j] of units [unit, unit + n), n a whole number of vectors, times 0 or 1 / (1 − dropout).
 template <class T>
 void drop_out(const TrainParams<T>& p, int64_t row, int64_t unit, int64_t n, T* values) {
@@ -285,4 +282,15 @@ void train_update(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   const HiddenRange<T> units(p, block0, block1);
   with_updater(p, [&](const auto& updater) { updater.update_kept(units); });
   if (!p.w2.frozen) refresh_transposed(p, units);
+}
+
+// Copies of the weights as products read them, after the weights were set from outside.
+template <class T>
+void train_round_weights(const TrainParams<T>& p) {
+  const auto copy = [&](int64_t m, const Trained<T>& w) {
+    if (w.compute != w.value)
+      map<T>(m * p.padded_hidden, [](auto v) { return rounded_to_bfloat16(v); }, w.compute, w.value);
+  };
+  copy(p.in, p.w1);
+  copy(p.out, p.w2);
 }

@@ -69,6 +69,11 @@ struct Format<f64> {
   static constexpr uint64_t upper_half = ~uint64_t{0} << 27;
 };
 
+// ---- Integers
+
+TWOLAYER_INLINE u32 low_32_bits(u32 u) { return u; }
+TWOLAYER_INLINE u64 low_32_bits(u64 u) { return u & 0xFFFFFFFFu; }
+
 // ---- Constants
 
 template <class T>
