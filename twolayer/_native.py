@@ -51,13 +51,13 @@ def announce(message: str) -> None:
 def get_core() -> ModuleType | None:
     """Return the module ``_core``; where it is not loaded, None and one RuntimeWarning with the reason and the cure.
 
-    Raises ``ImportError`` with the same text when ``TWOLAYER_REQUIRE_NATIVE=1``.
+    Raises ``ImportError`` with the same reason when ``TWOLAYER_REQUIRE_NATIVE=1``.
     """
     if core is None:
-        message = f"twolayer's native library is not loaded, so its slower reference runs: {core_error}"
+        message = f"twolayer's native library is not loaded: {core_error}"
         if _require_native:
             raise ImportError(message)
-        announce(message)
+        announce(f"{message}. Its slower reference runs instead.")
     return core
 
 

@@ -184,6 +184,22 @@ def _is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def _autograd_kernel(op: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``op``'s autograd kernel: ``function`` of the reference where a derivative is wanted, else ``op``."""
+
+    def run(*arguments: Any) -> Any:
+        wants_grad = torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)
+        if wants_grad or _is_transformed():
+            return function(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*arguments)
+
+    return run
+
+
+_backward_autograd = _autograd_kernel(_backward, reference.backward)
+
+
 class TwoLayerFunction(torch.autograd.Function):
     """y = act(x w1ᵀ + b1) w2ᵀ + b2, with a backward pass that computes only the gradients asked for."""
 
@@ -200,15 +216,11 @@ class TwoLayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2, saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # a second derivative also flows through the hidden layer
             saved = _differentiable_saved(x, w1, b1, ctx.activation)
-            gradients = reference.backward(grad_y, x, w1, w2, saved, ctx.activation, needs)
-        else:
-            with torch._C._AutoDispatchBelowAutograd():
-                gradients = _backward(grad_y, x, w1, w2, saved, ctx.activation, needs)
-        remaining = iter(gradients)
-        return *[next(remaining) if need else None for need in needs], None
+        needs = ctx.needs_input_grad[:5]
+        gradients = iter(_backward_autograd(grad_y, x, w1, w2, saved, ctx.activation, needs))
+        return *[next(gradients) if need else None for need in needs], None
 
 
 def _differentiable_saved(x: Tensor, w1: Tensor, b1: Tensor | None, activation: str) -> Tensor:
@@ -234,24 +246,11 @@ def forward_autograd(
         return _forward(x, w1, b1, w2, b2, activation)
 
 
-def _autograd_kernel(op: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``op``'s autograd kernel: ``function`` of the reference where a derivative is wanted, else ``op``."""
-
-    def run(*arguments: Any) -> Any:
-        if _is_transformed() or (
-            torch.is_grad_enabled() and any(getattr(a, "requires_grad", False) for a in arguments)
-        ):
-            return function(*arguments)
-        with torch._C._AutoDispatchBelowAutograd():
-            return op(*arguments)
-
-    return run
-
-
 _library.impl("forward", forward_autograd, "Autograd")
 _library.impl("forward_saved", _autograd_kernel(_forward_saved, reference.forward_saved), "Autograd")
-_library.impl("backward", _autograd_kernel(_backward, reference.backward), "Autograd")
+_library.impl("backward", _backward_autograd, "Autograd")
 
-_library.impl("forward", reference.two_layer, "FuncTorchBatched")
-_library.impl("forward_saved", reference.forward_saved, "FuncTorchBatched")
-_library.impl("backward", reference.backward, "FuncTorchBatched")
+for _key in ("FuncTorchBatched", "Batched"):  # torch.func.vmap, and autograd's own for is_grads_batched
+    _library.impl("forward", reference.two_layer, _key)
+    _library.impl("forward_saved", reference.forward_saved, _key)
+    _library.impl("backward", reference.backward, _key)

@@ -37,7 +37,8 @@ def two_layer(
     """
     if has_torch_function_variadic(x, w1, b1, w2, b2):
         return handle_torch_function(two_layer, (x, w1, b1, w2, b2), x, w1, b1, w2, b2, activation)
-    lookup(ACTIVATIONS, activation, "activation")
+    if type(activation) is not str or activation not in ACTIVATIONS:
+        lookup(ACTIVATIONS, activation, "activation")  # raises the error
     if torch._C._is_any_autocast_enabled():
         x, w1, w2 = _autocast(x), _autocast(w1), _autocast(w2)
         b1, b2 = _autocast(b1), _autocast(b2)
