@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from .data import load_mnist, load_npy
     from .functional import two_layer
     from .nn import TwoLayerNet, fuse
-    from .trainer import History, Trainer, fit
+    from .numpy_net import NumpyNet
+    from .trainer import Trainer, fit
+    from .training.results import History, NonFiniteLossError, TrainingInterrupted
+    from .training.stopping import EarlyStopping
 
 __all__ = [
+    "EarlyStopping",
     "History",
+    "NonFiniteLossError",
+    "NumpyNet",
     "Trainer",
+    "TrainingInterrupted",
     "TwoLayerNet",
     "__version__",
     "fit",
@@ -32,8 +39,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "History": "trainer",
+    "EarlyStopping": "training.stopping",
+    "History": "training.results",
+    "NonFiniteLossError": "training.results",
+    "NumpyNet": "numpy_net",
     "Trainer": "trainer",
+    "TrainingInterrupted": "training.results",
     "TwoLayerNet": "nn",
     "fit": "trainer",
     "fuse": "nn",

@@ -3,7 +3,9 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/checks.h"
 #include "bindings/tensor_view.h"
+#include "cpu/dispatch.h"
 #include "cpu/engine.h"
 
 namespace twolayer {
@@ -125,6 +127,7 @@ class Rows {
 
   void take_targets(const cpu::EngineConfig& config) {
     if (y_.dtype() == DType::kInt64) {
+      if (!cpu::loss_takes_classes(config.loss)) throw py::type_error("y must hold values for this loss; got int64 classes");
       data.classes = y_.read_contiguous<int64_t>({data.rows});
       for (int64_t i = 0; i < data.rows; ++i)
         if ((data.classes[i] < 0 || data.classes[i] >= config.out) && data.classes[i] != config.loss_options.ignore_index)
@@ -155,6 +158,7 @@ class Watch {
 
  private:
   bool stop(int64_t steps_done) {
+    if (error_) return true;  // the step under way is long; what was raised stands
     py::gil_scoped_acquire locked;
     try {
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -178,10 +182,10 @@ class PyEngine {
   void store(const py::tuple& parameters) const { engine_.store(Parameters<T>(parameters, config_).write()); }
   bool keeps_state(int state) const { return engine_.keeps_state(checked(state)); }
   void load_state(int state, const py::tuple& values) {
-    engine_.load_state(kept(state), Parameters<T>(values, config_).read());
+    engine_.load_state(kept(state), Parameters<T>(of_trained(values), config_).read());
   }
   void store_state(int state, const py::tuple& values) const {
-    engine_.store_state(kept(state), Parameters<T>(values, config_).write());
+    engine_.store_state(kept(state), Parameters<T>(of_trained(values), config_).write());
   }
   int64_t steps() const { return engine_.steps(); }
   void set_steps(int64_t steps) { engine_.set_steps(steps); }
@@ -196,14 +200,14 @@ class PyEngine {
     const TensorView lr(lr_, "lr"), losses(losses_, "losses");
     std::optional<TensorView> order;
     cpu::Stretch stretch{batch_size,
-                         nullptr,
+                         checked_order(order_, order, rows.data.rows),
                          first_step,
                          lr.size(0),
                          lr.read_contiguous<double>({-1}),
                          losses.write<double>({lr.size(0)}),
                          stop_if_not_finite};
-    if (!order_.is_none()) stretch.order = checked_order(order.emplace(order_, "order"), rows.data.rows);
-    if (batch_size < 1 || first_step < 0 || (stretch.steps && (first_step + stretch.steps - 1) * batch_size >= rows.data.rows))
+    if (batch_size < 1 || first_step < 0 ||
+        (stretch.steps && (first_step + stretch.steps - 1) * batch_size >= stretch.order.rows))
       throw py::value_error("lr must have no more entries than there are batches from first_step on");
     Watch watch(on_progress);
     bool not_finite;
@@ -217,15 +221,17 @@ class PyEngine {
 
   // Returns (sum of the row losses, what it is to be divided by, rows whose largest output is their class).
   py::tuple evaluate(py::handle x, py::handle y, py::handle row_weight, py::handle class_weight, double scale,
-                     double shift) {
+                     double shift, py::handle order_) {
     const Rows<T> rows(x, y, row_weight, class_weight, scale, shift, config_);
-    if (rows.data.rows == 0) throw py::value_error("x must have at least one row; got none");
+    std::optional<TensorView> order_view;
+    const cpu::Order order = checked_order(order_, order_view, rows.data.rows);
+    if (order.rows == 0) throw py::value_error("x must have at least one row; got none");
     const py::object nobody = py::none();
     Watch watch(nobody);
     cpu::Evaluation found;
     {
       py::gil_scoped_release unlocked;
-      found = engine_.evaluate(rows.data, watch.poll());
+      found = engine_.evaluate(rows.data, order, watch.poll());
     }
     watch.raise();
     return py::make_tuple(found.loss_sum, found.divisor, found.hits);
@@ -240,13 +246,21 @@ class PyEngine {
     if (!keeps_state(state)) throw py::value_error("this optimiser keeps no state " + std::to_string(state));
     return state;
   }
-  static const int64_t* checked_order(const TensorView& view, int64_t rows) {
-    const int64_t* order = view.read_contiguous<int64_t>({rows});
-    for (int64_t i = 0; i < rows; ++i)
-      if (order[i] < 0 || order[i] >= rows)
+  const py::tuple& of_trained(const py::tuple& states) const {
+    for (size_t i = 0; i < states.size() && i < cpu::kParameters; ++i)
+      if (config_.frozen[i] && !states[i].is_none())
+        throw py::value_error(std::string("the state of ") + kNames[i] + " must be None: it is frozen and has none");
+    return states;
+  }
+  static cpu::Order checked_order(py::handle order, std::optional<TensorView>& view, int64_t rows) {
+    if (order.is_none()) return {rows, nullptr};
+    view.emplace(order, "order");
+    const int64_t* row = view->read_contiguous<int64_t>({-1});
+    for (int64_t i = 0; i < view->size(0); ++i)
+      if (row[i] < 0 || row[i] >= rows)
         throw py::value_error("order must hold rows in [0, " + std::to_string(rows) + "); entry " + std::to_string(i) +
-                              " is " + std::to_string(order[i]));
-    return order;
+                              " is " + std::to_string(row[i]));
+    return {view->size(0), row};
   }
 
   const cpu::EngineConfig config_;
@@ -286,6 +300,13 @@ cpu::EngineConfig engine_config(const py::dict& c) {
   config.present = get<std::array<bool, cpu::kParameters>>(c, "present");
   config.frozen = get<std::array<bool, cpu::kParameters>>(c, "frozen");
   config.threads = get<int>(c, "threads");
+  check_at_least_1("in_features", config.in);
+  check_at_least_1("hidden_features", config.hidden);
+  check_at_least_1("out_features", config.out);
+  check_at_least_1("threads", config.threads);
+  check_id("activation", config.activation, cpu::activation_names());
+  check_id("loss", config.loss, cpu::loss_names());
+  check_id("optimizer", config.optimizer, cpu::optimizer_names());
   return config;
 }
 
@@ -304,7 +325,7 @@ void bind(py::module_& m, const char* name) {
            py::arg("shift"), py::arg("order"), py::arg("batch_size"), py::arg("first_step"), py::arg("lr"),
            py::arg("losses"), py::arg("stop_if_not_finite"), py::arg("on_progress"))
       .def("evaluate", &E::evaluate, py::arg("x"), py::arg("y"), py::arg("row_weight"), py::arg("class_weight"),
-           py::arg("scale"), py::arg("shift"));
+           py::arg("scale"), py::arg("shift"), py::arg("order"));
 }
 
 }  // namespace

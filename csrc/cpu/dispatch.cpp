@@ -83,6 +83,13 @@ bool activation_saves_input(int activation) {
 }
 #undef TWOLAYER_SAVES_INPUT
 
+#define TWOLAYER_TAKES_CLASSES(number, Name) lists::Name::kind == lists::LossKind::kSoftmax,
+bool loss_takes_classes(int loss) {
+  static constexpr bool takes[] = {TWOLAYER_LOSSES(TWOLAYER_TAKES_CLASSES)};
+  return takes[loss];
+}
+#undef TWOLAYER_TAKES_CLASSES
+
 #define TWOLAYER_PER_ROW(number, Name) lists::Name::per_row,
 int64_t loss_per_row(int loss, int64_t out) {
   static constexpr int64_t (*per_row[])(int64_t) = {TWOLAYER_LOSSES(TWOLAYER_PER_ROW)};

@@ -66,6 +66,7 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<T> w2_transposed, penalty, square_sum, class_weight;
   Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
   Buffer<uint8_t> row_hit;
+  double frozen_penalty = 0;
   std::vector<const T*> x_rows, value_rows;
   std::vector<const void*> source_rows;
   std::vector<SparseRow> sparse_rows;
@@ -131,9 +132,12 @@ struct Engine<T>::Impl final : PhasedJob {
 
   void load_parameters(const LinearLayout<const T>& from) {
     load(from, [&](int i) { return parameters[i].data(); });
+    frozen_penalty = penalised() ? penalty_of_frozen() : 0;
     kernels.round_weights(p);
     transpose(p.out, p.hidden, p.w2.compute, p.padded_hidden, p.w2_transposed, p.padded_out);
   }
+
+  bool penalised() const { return p.gradient.l1 != 0 || p.gradient.l2 != 0; }
 
   void reserve(int64_t batch) {
     if (batch <= batch_capacity) return;
@@ -180,10 +184,10 @@ struct Engine<T>::Impl final : PhasedJob {
 
   void draw_batch() {
     const int64_t first = (stretch.first_step + steps_done) * stretch.batch_size;
-    p.batch = std::min(stretch.batch_size, data->rows - first);
+    p.batch = std::min(stretch.batch_size, stretch.order.rows - first);
     double weight = 0;
     for (int64_t i = 0; i < p.batch; ++i) {
-      const int64_t row = stretch.order ? stretch.order[first + i] : first + i;
+      const int64_t row = stretch.order.row ? stretch.order.row[first + i] : first + i;
       if (p.gather.sparse)
         sparse_rows[i] = sparse_row(row);
       else
@@ -226,17 +230,18 @@ struct Engine<T>::Impl final : PhasedJob {
     stretch = asked;
     if (stretch.steps == 0) return {};
     p.training = true;
-    prepare(dataset, std::min(stretch.batch_size, dataset.rows), poll);
+    prepare(dataset, std::min(stretch.batch_size, stretch.order.rows), poll);
     run_phases(chunks, *this);
     result.steps = steps_done;
     return result;
   }
 
-  Evaluation evaluate(const Dataset<T>& dataset, Poll poll) {
-    const int64_t batch = std::min(kDepth, dataset.rows);
+  Evaluation evaluate(const Dataset<T>& dataset, const Order& order, Poll poll) {
+    const int64_t batch = std::min(kDepth, order.rows);
     stretch = {};
     stretch.batch_size = batch;
-    stretch.steps = (dataset.rows + batch - 1) / batch;
+    stretch.order = order;
+    stretch.steps = (order.rows + batch - 1) / batch;
     p.training = false;
     prepare(dataset, batch, poll);
     run_phases(chunks, *this);
@@ -272,9 +277,9 @@ struct Engine<T>::Impl final : PhasedJob {
       case Phase::kLoss:
         return p.training ? to_backward() : to_next_evaluation();
       case Phase::kBackward:
-        if (p.gradient.l1 != 0 || p.gradient.l2 != 0) stretch.losses[steps_done] += penalty_value();
+        if (penalised()) stretch.losses[steps_done] += penalty_value();
         if (p.gradient.clip_norm == 0) return to_next_step();
-        p.clip_factor = std::min(1.0, p.gradient.clip_norm / (gradient_norm() + 1e-6));  // as torch.nn.utils.clip_grad_norm_
+        p.clip_factor = clip_factor(gradient_norm());
         phase = Phase::kUpdate;
         return true;
       case Phase::kUpdate:
@@ -322,6 +327,18 @@ struct Engine<T>::Impl final : PhasedJob {
       absolute += static_cast<double>(p.penalty[j]);
       square += static_cast<double>(p.penalty[p.padded_hidden + j]);
     }
+    return p.gradient.l1 * absolute + p.gradient.l2 / 2 * square + frozen_penalty;
+  }
+
+  // What weights that no step changes add to the loss.
+  double penalty_of_frozen() const {
+    double absolute = 0, square = 0;
+    for (int i : {kW1, kW2})
+      for (int64_t j = 0; trained[i]->frozen && j < sizes[i]; ++j) {
+        const double w = static_cast<double>(trained[i]->value[j]);
+        absolute += std::abs(w);
+        square += w * w;
+      }
     return p.gradient.l1 * absolute + p.gradient.l2 / 2 * square;
   }
 
@@ -330,6 +347,12 @@ struct Engine<T>::Impl final : PhasedJob {
     for (int64_t j = 0; j < p.hidden; ++j) total += static_cast<double>(p.square_sum[j]);
     for (int64_t o = 0; o < p.out; ++o) total += static_cast<double>(p.square_sum[p.padded_hidden + o]);
     return std::sqrt(total);
+  }
+
+  // As torch.nn.utils.clip_grad_norm_ has it; NaN for a norm that is NaN.
+  double clip_factor(double norm) const {
+    const double factor = p.gradient.clip_norm / (norm + 1e-6);
+    return factor > 1 ? 1 : factor;
   }
 
   void poll() override {
@@ -386,8 +409,8 @@ RunResult Engine<T>::run(const Dataset<T>& data, const Stretch& stretch, Poll po
 }
 
 template <class T>
-Evaluation Engine<T>::evaluate(const Dataset<T>& data, Poll poll) {
-  return impl_->evaluate(data, poll);
+Evaluation Engine<T>::evaluate(const Dataset<T>& data, const Order& order, Poll poll) {
+  return impl_->evaluate(data, order, poll);
 }
 
 template class Engine<float>;

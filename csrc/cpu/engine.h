@@ -44,10 +44,16 @@ struct Dataset {
   const T* class_weight;   // (out), or null
 };
 
+// Which rows to take, one after the other: all, or those that are named.
+struct Order {
+  int64_t rows;
+  const int64_t* row;  // (rows), or null for 0, 1, 2 …
+};
+
 // A stretch of an epoch: `steps` batches from batch `first_step` on.
 struct Stretch {
   int64_t batch_size;
-  const int64_t* order;  // (rows) the order in which rows are taken, or null for 0, 1, 2 …
+  Order order;
   int64_t first_step, steps;
   const double* lr;      // (steps) each step's learning rate
   double* losses;        // (steps) out: each batch's loss
@@ -86,7 +92,7 @@ class Engine {
   void set_steps(int64_t steps);
 
   RunResult run(const Dataset<T>& data, const Stretch& stretch, Poll poll);
-  Evaluation evaluate(const Dataset<T>& data, Poll poll);
+  Evaluation evaluate(const Dataset<T>& data, const Order& order, Poll poll);
 
  private:
   struct Impl;

@@ -5,8 +5,8 @@ TWOLAYER_INLINE void convert_row(int64_t n, const TIn* from, T scale, T shift, T
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(from[i]) * scale + shift;
 }
 template <class T>
-TWOLAYER_INLINE void convert_row(int64_t n, const bfloat16* from, T, T, T* to) {
-  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(to_float(from[i]));
+TWOLAYER_INLINE void convert_row(int64_t n, const bfloat16* from, T scale, T shift, T* to) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<T>(to_float(from[i])) * scale + shift;
 }
 
 template <class T, class TColumn, class TIn>

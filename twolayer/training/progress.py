@@ -11,11 +11,13 @@ from typing import TextIO
 class ProgressLine:
     """``epoch 3/30  41 %  loss 0.8123  21 s left``: rewritten in place on a terminal, else a line for each epoch."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, *, enabled: bool, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, epochs: int, steps_per_epoch: int | None, *, enabled: bool, stream: TextIO | None = None
+    ) -> None:
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._enabled = enabled
         self._stream = sys.stderr if stream is None else stream
-        self._in_place = self._stream.isatty()
+        self._in_place = enabled and self._stream.isatty()  # sys.stderr may be None
         self._epoch, self._loss = 0, ""
         self._start = time.perf_counter()
 
@@ -40,7 +42,8 @@ class ProgressLine:
         self._show(0)
 
     def _show(self, steps_done: int) -> None:
-        done = (self._epoch + steps_done / self._steps_per_epoch) / self._epochs
+        within = steps_done / self._steps_per_epoch if self._steps_per_epoch else 0.0
+        done = (self._epoch + within) / self._epochs
         left = (time.perf_counter() - self._start) * (1 - done) / done if done else 0.0
         text = f"epoch {self._epoch}/{self._epochs}  {done:4.0%}{self._loss}  {left:.0f} s left"
         self._stream.write(f"\r{text:<60}" if self._in_place else f"{text}\n")

@@ -1,0 +1,130 @@
+"""What one call of ``fit`` goes through: its rows or batches, the rows held out, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _native
+from ..reference import numpy as reference
+from .data import Rows
+from .options import number
+from .results import History
+from .stopping import EarlyStopping, StoppingWatch
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
+
+Array = NDArray[Any]
+
+_SPLIT_EPOCH = 2**64 - 1  # the permutation that no epoch of training uses: it picks the rows held out for validation
+
+
+def permutation(count: int, seed: int, epoch: int) -> Array:
+    """Return the order in which an epoch takes its rows: :func:`twolayer.reference.numpy.permutation`, natively."""
+    if _native.core is None:
+        return reference.permutation(count, seed, epoch)
+    order = np.empty(count, np.int64)
+    _native.core.permutation(order, seed, epoch)
+    return order
+
+
+class TrainingData:
+    """What one call of ``fit`` trains and validates on: checked rows, or an iterable of batches."""
+
+    def __init__(self, trainer: Trainer, x: Any, y: Any, sample_weight: Any, validation: Any) -> None:
+        self._trainer = trainer
+        self._batches: Iterable[Any] | None = None
+        self._chosen: Array | None = None
+        self.validation: tuple[Rows, Array | None] | None = None
+        if y is None:
+            self._take_batches(x, sample_weight, validation)
+        else:
+            self._rows = trainer._prepare(x, y, sample_weight)
+            self._hold_out(validation)
+            count = self._rows.count if self._chosen is None else len(self._chosen)
+            self.steps_per_epoch: int | None = len(trainer._batch_sizes(count))
+        if validation is not None and self.validation is None:
+            self.validation = (_prepare_validation(trainer, validation), None)
+
+    def train_epoch(self, history: History, on_progress: Callable[[int], None] | None) -> None:
+        if self._batches is None:
+            mean, last = self._trainer._run_epoch(self._rows, self._chosen, on_progress)
+        else:
+            mean, last = self._train_on_batches()
+        history.loss.append(mean)
+        history.last_batch_loss.append(last)
+
+    def validate(self, history: History) -> None:
+        if self.validation is None:
+            return
+        result = self._trainer._evaluate(*self.validation)
+        history.val_loss.append(result["loss"])
+        if "accuracy" in result:
+            history.val_accuracy.append(result["accuracy"])
+
+    def _hold_out(self, validation: Any) -> None:
+        """Take a fraction of the rows for validation."""
+        if isinstance(validation, bool) or not hasattr(validation, "__float__"):
+            return
+        fraction = number("validation", validation, 0.0, 1.0)
+        count = self._rows.count
+        held_out = round(fraction * count)
+        if not 0 < held_out < count:
+            raise ValueError(f"validation must leave rows on both sides; {fraction} of {count} rows does not")
+        mixed = permutation(count, self._trainer._options.seed, _SPLIT_EPOCH)
+        self._chosen = np.sort(mixed[: count - held_out])
+        self.validation = (self._rows, np.sort(mixed[count - held_out :]))
+
+    def _take_batches(self, batches: Any, sample_weight: Any, validation: Any) -> None:
+        if isinstance(batches, Iterator) or not isinstance(batches, Iterable) or hasattr(batches, "shape"):
+            raise TypeError(
+                "without y, x must be an iterable of batches (x, y) that can be gone through once per epoch, such as a "
+                f"DataLoader; got {type(batches).__name__}"
+            )
+        if sample_weight is not None:
+            raise ValueError("sample_weight goes with x and y; with an iterable of batches, let it give (x, y, weight)")
+        if isinstance(validation, float):
+            raise ValueError(f"validation must be (x, y) with an iterable of batches; got {validation}")
+        self._batches = batches
+        self.steps_per_epoch = len(batches) if isinstance(batches, Sized) else None
+
+    def _train_on_batches(self) -> tuple[float, float]:
+        assert self._batches is not None
+        trainer = self._trainer
+        losses, counts = [], []
+        for step, batch in enumerate(self._batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                raise TypeError(f"x must give batches (x, y) or (x, y, sample_weight); got a {type(batch).__name__}")
+            rows = trainer._prepare(*batch)
+            options, total = trainer._options, self.steps_per_epoch or 1
+            lr = options.lr_schedule.rates(options.lr, trainer._epochs, step, 1, total)
+            losses.append(trainer._run(rows, None, rows.count, 0, lr, None)[0])
+            counts.append(rows.count)
+        if not losses:
+            raise ValueError("x must give at least one batch; it gave none")
+        trainer._epochs += 1
+        return float(np.dot(losses, counts) / sum(counts)), float(losses[-1])
+
+
+def _prepare_validation(trainer: Trainer, validation: Any) -> Rows:
+    if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
+        raise TypeError(f"validation must be (x, y) or a fraction of the rows; got {validation!r}")
+    return trainer._prepare(*validation)
+
+
+def make_watch(early_stopping: EarlyStopping | None, data: TrainingData) -> StoppingWatch | None:
+    if early_stopping is None:
+        return None
+    if not isinstance(early_stopping, EarlyStopping):
+        raise TypeError(f"early_stopping must be an EarlyStopping; got {type(early_stopping).__name__}")
+    if early_stopping.monitor != "loss" and data.validation is None:
+        raise ValueError(
+            f"early_stopping monitors {early_stopping.monitor}, which needs validation; got validation=None"
+        )
+    if early_stopping.monitor == "val_accuracy" and data.validation is not None and data.validation[0].y.ndim != 1:
+        raise ValueError("early_stopping monitors val_accuracy, which needs classes; y holds values")
+    return StoppingWatch(early_stopping)

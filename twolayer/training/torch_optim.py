@@ -1,0 +1,69 @@
+"""To and from torch.optim: its object of the same kind, with the same options and state."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..nn import parameters_of
+from .options import PARAMETER_NAMES, TrainOptions
+
+Array = NDArray[Any]
+
+CLASSES: dict[str, Any] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+
+
+def make_optimizer(net: Any, options: TrainOptions, state_dict: dict[str, Any]) -> torch.optim.Optimizer:
+    """Return the torch.optim object that would go on from a trainer's ``state_dict``, on the net's parameters."""
+    parameters = _trained(net)
+    rule = {name: value for name, value in options.update_rule.items() if name in options.optimizer.options}
+    optimizer = CLASSES[options.optimizer.name](parameters.values(), lr=options.lr, **rule)
+    if state_dict["steps"] > 0:
+        for name, parameter in parameters.items():
+            state = {key: torch.from_numpy(arrays[name].copy()) for key, arrays in state_dict["state"].items()}
+            if options.optimizer.name != "sgd":
+                state["step"] = torch.tensor(float(state_dict["steps"]))
+            optimizer.state[parameter] = state
+    return cast(torch.optim.Optimizer, optimizer)
+
+
+def read_state(
+    net: Any, optimizer: torch.optim.Optimizer, options: TrainOptions
+) -> tuple[int, dict[str, dict[str, Array]]]:
+    """Return (steps taken, state by name and parameter) of a torch.optim object built on the net's parameters.
+
+    SGD does not count its steps: they are 0 while it holds no momentum, else 1 ("not the first").
+    """
+    wanted = CLASSES[options.optimizer.name]
+    if type(optimizer) is not wanted:
+        raise TypeError(f"optimizer must be a torch.optim.{wanted.__name__}; got {type(optimizer).__name__}")
+    names = _kept(options)
+    steps = 0
+    state: dict[str, dict[str, Array]] = {name: {} for name in names}
+    for parameter_name, parameter in _trained(net).items():
+        held = optimizer.state.get(parameter, {})
+        for name in names:
+            value = held.get(name)
+            state[name][parameter_name] = (torch.zeros_like(parameter) if value is None else value).detach().numpy()
+        if held:
+            steps = max(steps, int(held.get("step", 1)))
+    return steps, state
+
+
+def _trained(net: Any) -> dict[str, nn.Parameter]:
+    *tensors, _ = parameters_of(net)
+    named = zip(PARAMETER_NAMES, tensors, strict=True)
+    return {name: tensor for name, tensor in named if isinstance(tensor, nn.Parameter) and tensor.requires_grad}
+
+
+def _kept(options: TrainOptions) -> list[str]:
+    return [name for name in options.optimizer.states if options.optimizer.keeps(name, options.update_rule)]
