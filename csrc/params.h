@@ -135,6 +135,14 @@ struct TrainParams {
   const T* class_weight;       // (O), or null
   const T* row_weight;         // (batch), or null
 
+  // Where most of the batch's inputs are zero, the products over them go through the others only. The sums are the same to
+  // the bit, since adding 0 · w changes nothing — while every w is finite.
+  bool skips_zeros;
+  int32_t* nonzero_columns;     // (batch, in) the columns that are not zero, first in each row
+  int32_t* nonzero_count;       // (batch) how many those are
+  uint64_t* nonzero_rows;       // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
+  uint8_t* found_not_finite;    // (blocks) a weight of this block's units has become infinite or NaN
+
   // Where x_rows must first be made from rows of another kind.
   GatherOptions gather;
   T* gathered;                     // (batch, in)

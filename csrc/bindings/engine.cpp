@@ -297,6 +297,10 @@ cpu::EngineConfig engine_config(const py::dict& c) {
   config.dropout = get<double>(c, "dropout");
   config.dropout_key = get<uint64_t>(c, "seed");
   config.bfloat16_compute = get<bool>(c, "bfloat16_compute");
+  const auto skip_zeros = get<std::string>(c, "skip_zeros");
+  config.skip_zeros = skip_zeros == "always" ? cpu::SkipZeros::kAlways
+                      : skip_zeros == "never" ? cpu::SkipZeros::kNever
+                                              : cpu::SkipZeros::kByDensity;
   config.present = get<std::array<bool, cpu::kParameters>>(c, "present");
   config.frozen = get<std::array<bool, cpu::kParameters>>(c, "frozen");
   config.threads = get<int>(c, "threads");

@@ -16,6 +16,8 @@ namespace {
 
 constexpr int64_t kUnit = TrainParams<float>::kUnit;
 constexpr int64_t kMaxBlocks = 16;          // partial outputs of this many blocks are kept: a bound on memory and threads
+constexpr double kSparseBelow = 0.4;  // share of nonzero inputs up to which going through them alone is faster
+constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -52,11 +54,12 @@ void transpose(int64_t rows, int64_t columns, const T* from, int64_t from_stride
 
 template <class T>
 struct Engine<T>::Impl final : PhasedJob {
-  enum class Phase { kGather, kForward, kLoss, kBackward, kUpdate };
+  enum class Phase { kGather, kScan, kForward, kLoss, kBackward, kUpdate };
 
   TrainParams<T> p{};
   const TrainKernels<T>& kernels = train_kernels<T>(current_isa());
   int threads_wanted;
+  SkipZeros skip_zeros;
   int64_t batch_capacity = 0;
 
   std::array<int64_t, kParameters> sizes;  // of the parameters, padded
@@ -65,7 +68,11 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<T> states[kParameters][Trained<T>::kStates];
   Buffer<T> w2_transposed, penalty, square_sum, class_weight;
   Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
-  Buffer<uint8_t> row_hit;
+  Buffer<uint8_t> row_hit, found_not_finite;
+  Buffer<int32_t> nonzero_columns, nonzero_count;
+  Buffer<uint64_t> nonzero_rows;
+  bool weights_finite = true;
+  int64_t dense_batches = 0;  // to go before the density is measured again
   double frozen_penalty = 0;
   std::vector<const T*> x_rows, value_rows;
   std::vector<const void*> source_rows;
@@ -85,7 +92,7 @@ struct Engine<T>::Impl final : PhasedJob {
   std::chrono::steady_clock::time_point next_poll;
   std::atomic<bool> stop{false};
 
-  explicit Impl(const EngineConfig& c) : threads_wanted(c.threads) {
+  explicit Impl(const EngineConfig& c) : threads_wanted(c.threads), skip_zeros(c.skip_zeros) {
     p.in = c.in, p.hidden = c.hidden, p.out = c.out;
     p.padded_hidden = round_up(c.hidden, kUnit), p.padded_out = round_up(c.out, kUnit);
     p.block = round_up((p.padded_hidden + kMaxBlocks - 1) / kMaxBlocks, kUnit);
@@ -109,6 +116,7 @@ struct Engine<T>::Impl final : PhasedJob {
     p.w2_transposed = w2_transposed.resize(p.padded_hidden * p.padded_out);
     p.penalty = penalty.resize(2 * p.padded_hidden);
     p.square_sum = square_sum.resize(p.padded_hidden + p.padded_out);
+    p.found_not_finite = found_not_finite.resize(p.blocks);
   }
 
   // To and from the engine's layout; array(i) is parameter i, or one of its states.
@@ -134,6 +142,8 @@ struct Engine<T>::Impl final : PhasedJob {
     load(from, [&](int i) { return parameters[i].data(); });
     frozen_penalty = penalised() ? penalty_of_frozen() : 0;
     kernels.round_weights(p);
+    weights_finite = true;
+    for (int64_t i = 0; i < sizes[kW1]; ++i) weights_finite = weights_finite && std::isfinite(p.w1.value[i]);
     transpose(p.out, p.hidden, p.w2.compute, p.padded_hidden, p.w2_transposed, p.padded_out);
   }
 
@@ -207,7 +217,27 @@ struct Engine<T>::Impl final : PhasedJob {
     const int64_t per_row = loss_per_row(p.loss, p.out);
     p.loss_divisor = per_row ? weight * static_cast<double>(per_row) : 1;
     if (p.training) p.options.lr = stretch.lr[steps_done];
-    phase = p.gather.needed ? Phase::kGather : Phase::kForward;
+    p.skips_zeros = false;
+    phase = p.gather.needed ? Phase::kGather : first_after_gather();
+  }
+
+  Phase first_after_gather() {
+    const bool scans = skip_zeros != SkipZeros::kNever && weights_finite && --dense_batches < 0;
+    if (!scans) return Phase::kForward;
+    const int64_t words = (batch_capacity + 63) / 64;
+    p.nonzero_columns = nonzero_columns.grow(batch_capacity * p.in);
+    p.nonzero_count = nonzero_count.grow(batch_capacity);
+    p.nonzero_rows = nonzero_rows.grow(words * p.in);
+    return Phase::kScan;
+  }
+
+  // With every row's nonzero numbers counted: whether to go through those alone.
+  void choose_product() {
+    int64_t nonzero = 0;
+    for (int64_t i = 0; i < p.batch; ++i) nonzero += p.nonzero_count[i];
+    const double density = static_cast<double>(nonzero) / static_cast<double>(p.batch * p.in);
+    p.skips_zeros = skip_zeros == SkipZeros::kAlways || density < kSparseBelow;
+    if (!p.skips_zeros) dense_batches = kLookAgainAfter;
   }
 
   SparseRow sparse_row(int64_t row) const {
@@ -252,9 +282,12 @@ struct Engine<T>::Impl final : PhasedJob {
     const auto share = [&](int64_t count) { return std::pair(chunk * count / chunks, (chunk + 1) * count / chunks); };
     const auto [block0, block1] = share(p.blocks);
     const auto [row0, row1] = share(p.batch);
+    const auto [column0, column1] = share(p.in);
     switch (phase) {
       case Phase::kGather:
         return kernels.gather(p, row0, row1);
+      case Phase::kScan:
+        return kernels.scan(p, row0, row1, column0, column1);
       case Phase::kForward:
         return kernels.forward(p, block0, block1);
       case Phase::kLoss:
@@ -269,6 +302,10 @@ struct Engine<T>::Impl final : PhasedJob {
   bool advance() override {
     switch (phase) {
       case Phase::kGather:
+        phase = first_after_gather();
+        return true;
+      case Phase::kScan:
+        choose_product();
         phase = Phase::kForward;
         return true;
       case Phase::kForward:
@@ -307,6 +344,7 @@ struct Engine<T>::Impl final : PhasedJob {
 
   bool to_next_step() {
     ++p.step;
+    for (int64_t block = 0; block < p.blocks; ++block) weights_finite = weights_finite && !p.found_not_finite[block];
     if (++steps_done == stretch.steps || stop.load(std::memory_order_relaxed)) return false;
     draw_batch();
     return true;

@@ -10,6 +10,9 @@ namespace twolayer::cpu {
 
 enum Parameter { kW1, kB1, kW2, kB2, kParameters };
 
+// Whether products go through the nonzero inputs only: as each batch's density suggests, or as told.
+enum class SkipZeros { kByDensity, kAlways, kNever };
+
 struct EngineConfig {
   int64_t in, hidden, out;
   int activation, loss, optimizer;
@@ -19,6 +22,7 @@ struct EngineConfig {
   double dropout;
   uint64_t dropout_key;
   bool bfloat16_compute;
+  SkipZeros skip_zeros;
   std::array<bool, kParameters> present, frozen;  // w1, b1, w2, b2
   int threads;
 };

@@ -25,6 +25,7 @@ struct NetKernels {
 template <class T>
 struct TrainKernels {
   void (*gather)(const TrainParams<T>&, int64_t row0, int64_t row1);
+  void (*scan)(const TrainParams<T>&, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
   void (*forward)(const TrainParams<T>&, int64_t block0, int64_t block1);
   void (*loss)(const TrainParams<T>&, int64_t row0, int64_t row1);
   void (*backward)(const TrainParams<T>&, int64_t block0, int64_t block1);
@@ -53,7 +54,7 @@ struct Isa {
   { isa::forward<T>, isa::backward<T> }
 #define TWOLAYER_TRAIN(isa, T) \
   {                        \
-    isa::train_gather<T>, isa::train_forward<T>, isa::train_loss<T>, isa::train_backward<T>, isa::train_update<T>, \
+    isa::train_gather<T>, isa::train_scan<T>, isa::train_forward<T>, isa::train_loss<T>, isa::train_backward<T>, isa::train_update<T>, \
         isa::train_round_weights<T>                                                                                 \
   }
 

@@ -2,7 +2,8 @@
 // twolayer/registry.py. The arithmetic is torch.optim's (the single-tensor form), state by state in the same order.
 //
 // uses_state(options, s) says whether state s is kept. Rule<V>(options, steps, broadcast) holds what is the same for every
-// number, after `steps` steps; step(w, g, state) returns the new w and changes the states.
+// number, after `steps` steps; step(w, g, state) returns the new w and changes the states; zero_changes_nothing() says
+// whether a gradient of 0 leaves w and the states as they are.
 
 inline double power(double base, int64_t exponent) {
   double result = 1;
@@ -31,6 +32,8 @@ struct Sgd {
           has_decay(o.weight_decay != 0),
           has_momentum(o.momentum != 0),
           nesterov(o.nesterov) {}
+
+    TWOLAYER_HD bool zero_changes_nothing() const { return !has_decay && !has_momentum; }
 
     TWOLAYER_HD V step(V w, V g, V* state) const {
       if (has_decay) g = fma(weight_decay, w, g);
@@ -64,6 +67,8 @@ struct AdamBase {
           eps(broadcast(o.eps)),
           has_decay(o.weight_decay != 0),
           amsgrad(o.amsgrad) {}
+
+    TWOLAYER_HD bool zero_changes_nothing() const { return false; }
 
     TWOLAYER_HD V step(V w, V g, V* state) const {
       if (has_decay) {
@@ -117,6 +122,8 @@ struct RmsProp {
           has_momentum(o.momentum != 0),
           centered(o.centered) {}
 
+    TWOLAYER_HD bool zero_changes_nothing() const { return false; }
+
     TWOLAYER_HD V step(V w, V g, V* state) const {
       if (has_decay) g = fma(weight_decay, w, g);
       state[0] = fma(gain * g, g, alpha * state[0]);
@@ -150,6 +157,8 @@ struct Adagrad {
           start(broadcast(o.initial_accumulator)),
           has_decay(o.weight_decay != 0),
           first(steps == 0) {}
+
+    TWOLAYER_HD bool zero_changes_nothing() const { return !has_decay && !first; }
 
     TWOLAYER_HD V step(V w, V g, V* state) const {
       if (has_decay) g = fma(weight_decay, w, g);

@@ -12,4 +12,5 @@
 #include "cpu/kernels/backward.h"
 #include "cpu/kernels/losses.h"
 #include "cpu/kernels/gather.h"
+#include "cpu/kernels/sparse.h"
 #include "cpu/kernels/train.h"

@@ -91,10 +91,10 @@ TWOLAYER_INLINE void for_row_tiles(int64_t count, F&& f) {
   for (; m < count; ++m) f.template operator()<1>(m);
 }
 
-// Calls f.template operator()<kVectors, kTail>(n, tail) over [0, count) columns.
-template <class T, class F>
+// Calls f.template operator()<kVectors, kTail>(n, tail) over [0, count) columns, at most kMax vectors at a time.
+template <class T, int kMax = TileShape<T>::vectors, class F>
 TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
-  constexpr int L = lanes<T>, kMax = TileShape<T>::vectors;
+  constexpr int L = lanes<T>;
   int64_t n = 0;
   for (; n + kMax * L <= count; n += kMax * L) f.template operator()<kMax, false>(n, L);
   const int64_t whole = (count - n) / L;

@@ -45,8 +45,14 @@ void train_forward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
     T* z = p.hidden_value + i0 * H + units.begin;
     if (p.b1.value)
       for (int64_t i = 0; i < rows; ++i) map<T>(width, [](auto v) { return v; }, z + i * H, p.b1.value + units.begin);
-    multiply<Left::kPlain>(rows, width, p.in, RowPointers<T>{p.x_rows + i0}, p.w1.compute + units.begin, H, z, H,
-                           p.b1.value != nullptr);
+    if (p.skips_zeros) {
+      if (!p.b1.value)
+        for (int64_t i = 0; i < rows; ++i) fill_zero(width, z + i * H);
+      sparse_forward(p, i0, rows, units.begin, width, z);
+    } else {
+      multiply<Left::kPlain>(rows, width, p.in, RowPointers<T>{p.x_rows + i0}, p.w1.compute + units.begin, H, z, H,
+                             p.b1.value != nullptr);
+    }
     T* saved = p.hidden_saved == p.hidden_value ? nullptr : p.hidden_saved + i0 * H + units.begin;
     for (int64_t i = 0; i < rows; ++i) {
       T* h = z + i * H;
@@ -114,6 +120,7 @@ struct Updater {
   Rule rule;
   V l1, l2, clip_factor, clip_value;
   bool penalised, waits, clips;
+  mutable V zeros;  // 0 while every updated weight is finite
 
   TWOLAYER_INLINE Updater(const TrainParams<T>& params, const Rule& update_rule)
       : p(params),
@@ -124,7 +131,8 @@ struct Updater {
         clip_value(constant<V>(p.gradient.clip_value)),
         penalised(p.gradient.l1 != 0 || p.gradient.l2 != 0),
         waits(p.gradient.clip_norm != 0),
-        clips(p.gradient.clip_value != 0) {}
+        clips(p.gradient.clip_value != 0),
+        zeros(zero<T>()) {}
 
   // grad (columns [unit, unit + n) of a row of weight w) += the gradient of the penalty, whose value is noted by unit.
   TWOLAYER_INLINE void penalise(int64_t unit, int64_t n, const T* w, T* grad) const {
@@ -153,6 +161,7 @@ struct Updater {
       if (clips) g = max(min(g, clip_value), -clip_value);
       const V w = rule.step(load(param.value + at + j), g, state);
       store(param.value + at + j, w);
+      zeros = fma(w, zero<T>(), zeros);
       if (param.compute != param.value) store(param.compute + at + j, rounded_to_bfloat16(w));
       for (int s = 0; s < Trained<T>::kStates; ++s)
         if (param.state[s]) store(param.state[s] + at + j, state[s]);
@@ -187,6 +196,40 @@ struct Updater {
         broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width, false, 0);
         for (int r = 0; r < kRows; ++r) take_weight_row(i + r, units.begin + j, width, grad + r * width, w);
       });
+    });
+  }
+
+  // w1 from its gradient where most inputs are zero. A column of zeros has no gradient.
+  void sparse_weight(const HiddenRange<T>& units) const {
+    const Trained<T>& w = p.w1;
+    const bool nothing_is_no_change = rule.zero_changes_nothing() && !penalised && !waits;
+    const int64_t words = ceil_div(p.batch, 64);
+    const auto is_empty = [&](int64_t column) {
+      uint64_t any = 0;
+      for (int64_t word = 0; word < words; ++word) any |= p.nonzero_rows[word * p.in + column];
+      return any == 0;
+    };
+    for_column_tiles<T, kSparseVectors>(units.width(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+      constexpr int width = kVectors * lanes<T>;
+      const int64_t unit = units.begin + j;
+      alignas(64) T tile[2 * width];
+      const auto take = [&](int64_t column, T* grad) {
+        if (waits) map<T>(width, [](auto g) { return g; }, w.grad + column * p.padded_hidden + unit, grad);
+        take_weight_row(column, unit, width, waits ? w.grad + column * p.padded_hidden + unit : grad, w);
+      };
+      int64_t pair[2];
+      int found = 0;
+      for (int64_t column = 0; column < p.in; ++column) {
+        if (nothing_is_no_change && is_empty(column)) continue;
+        pair[found++] = column;
+        if (found < 2) continue;
+        sparse_gradient_tile<2, kVectors>(p, pair, unit, tile);
+        take(pair[0], tile), take(pair[1], tile + width);
+        found = 0;
+      }
+      if (found == 0) return;
+      sparse_gradient_tile<1, kVectors>(p, pair, unit, tile);
+      take(pair[0], tile);
     });
   }
 
@@ -272,7 +315,11 @@ void train_backward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
     if (block0 == 0) updater.bias(0, O, p.grad_out, O, p.b2, H);
     updater.weight(p.out, units, grad_out, p.hidden_value + units.begin, p.w2);
     updater.bias(units.begin, width, grad_z, H, p.b1, units.begin);
-    updater.weight(p.in, units, RowPointers<T>{p.x_rows}, grad_z, p.w1);
+    if (p.skips_zeros && !p.w1.frozen && all_finite(p.batch, width, grad_z, H))
+      updater.sparse_weight(units);
+    else
+      updater.weight(p.in, units, RowPointers<T>{p.x_rows}, grad_z, p.w1);
+    if (sum(updater.zeros) != 0) p.found_not_finite[block0] = 1;
   });
   if (!waits && !p.w2.frozen) refresh_transposed(p, units);
 }
@@ -280,7 +327,10 @@ void train_backward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
 template <class T>
 void train_update(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   const HiddenRange<T> units(p, block0, block1);
-  with_updater(p, [&](const auto& updater) { updater.update_kept(units); });
+  with_updater(p, [&](const auto& updater) {
+    updater.update_kept(units);
+    if (sum(updater.zeros) != 0) p.found_not_finite[block0] = 1;
+  });
   if (!p.w2.frozen) refresh_transposed(p, units);
 }
 

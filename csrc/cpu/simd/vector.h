@@ -269,3 +269,17 @@ template <class V>
 TWOLAYER_INLINE Element<V> maximum(V v) {
   return reduce<Maximum, Element<V>, lanes<Element<V>>>(v);
 }
+
+// ---- Positions of what is not zero
+
+// Writes the indices of the nonzero numbers of x (n) to `index`, in ascending order, and returns how many there are. `index`
+// has room for n.
+template <class T>
+TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const T* x, int32_t* index) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    index[count] = static_cast<int32_t>(i);
+    count += x[i] != 0;
+  }
+  return count;
+}
