@@ -1,13 +1,15 @@
 """The one table of names: activation, loss and optimiser → native id and reference functions.
 
 The id of a row is its position, and the C++ lists (``csrc/math/{activations,losses,optimizers}.h``) stand in the same
-order; ``tests/test_registry.py`` fails when they differ. Nothing here imports torch: the torch function of an activation
-or a loss is the function of the same name in :mod:`twolayer.reference.torch`, looked up when it is first needed.
+order; ``tests/test_registry.py`` fails when they differ. Nothing here imports torch: the torch function of an
+activation or a loss is the function of the same name in :mod:`twolayer.reference.torch`, looked up when it is first
+needed.
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -37,23 +39,34 @@ class Activation:
 class Loss:
     """A loss over a batch: ``value(z, y)`` → float and ``gradient(z, y)`` → d loss / d z, z of shape (batch, out).
 
-    ``targets`` says what ``y`` holds: ``"classes"``, integers of shape (batch,); ``"values"``, floats of z's shape.
+    Both also take by keyword ``sample_weight`` (batch,) and what ``options`` names. ``targets`` says what ``y`` holds:
+    ``"values"``, floats of z's shape; ``"classes_or_distributions"``, integers of shape (batch,), or such floats.
+    ``reduction`` says whether the rows' losses are averaged or summed.
     """
 
     name: str
     id: int
     value: Callable[..., float]
     gradient: Callable[..., Any]
-    targets: Literal["classes", "values"]
+    targets: Literal["classes_or_distributions", "values"]
+    reduction: Literal["mean", "sum"]
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An update rule with torch.optim's arithmetic; ``update(param, grad, state, **options)`` changes both in place."""
+    """An update rule with torch.optim's arithmetic; ``update(param, grad, state, **options)`` changes both in place.
+
+    ``options`` names all it takes. ``states`` are the arrays it may keep for a parameter, by torch.optim's names and in
+    the native order; ``keeps(state, options)`` tells whether it does under these options.
+    """
 
     name: str
     id: int
     update: Callable[..., None]
+    options: tuple[str, ...]
+    states: tuple[str, ...]
+    keeps: Callable[[str, Mapping[str, Any]], bool]
 
 
 Row = TypeVar("Row", Activation, Loss, Optimizer)
@@ -65,6 +78,21 @@ def _table(rows: list[Row]) -> dict[str, Row]:
 
 def _activation(id: int, name: str, saved: Literal["input", "output"], module: str, **options: Any) -> Activation:
     return Activation(name, id, *reference.ACTIVATIONS[name], saved, module, options)
+
+
+def _loss(id: int, name: str) -> Loss:
+    loss = reference.LOSSES[name]
+    return Loss(name, id, loss.value, loss.gradient, loss.targets, loss.reduction, _keyword_names(loss.rows))
+
+
+def _optimizer(id: int, name: str) -> Optimizer:
+    rule = reference.OPTIMIZERS[name]
+    return Optimizer(name, id, rule.update, _keyword_names(rule.update), rule.states, rule.keeps)
+
+
+def _keyword_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
 ACTIVATIONS = _table(
@@ -85,13 +113,25 @@ ACTIVATIONS = _table(
 
 LOSSES = _table(
     [
-        Loss("cross_entropy", 0, *reference.LOSSES["cross_entropy"], "classes"),
-        Loss("mse", 1, *reference.LOSSES["mse"], "values"),
-        Loss("mse_sum", 2, *reference.LOSSES["mse_sum"], "values"),
+        _loss(0, "cross_entropy"),
+        _loss(1, "mse"),
+        _loss(2, "mse_sum"),
+        _loss(3, "l1"),
+        _loss(4, "smooth_l1"),
+        _loss(5, "huber"),
+        _loss(6, "bce_with_logits"),
     ]
 )
 
-OPTIMIZERS = _table([Optimizer("sgd", 0, reference.OPTIMIZERS["sgd"])])
+OPTIMIZERS = _table(
+    [
+        _optimizer(0, "sgd"),
+        _optimizer(1, "adam"),
+        _optimizer(2, "adamw"),
+        _optimizer(3, "rmsprop"),
+        _optimizer(4, "adagrad"),
+    ]
+)
 
 
 def lookup(table: Mapping[str, Row], name: object, argument: str) -> Row:

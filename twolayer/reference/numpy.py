@@ -1,305 +1,185 @@
-"""The ground truth: every activation, loss and optimiser, and the net's two passes, as explicit formulas in NumPy.
+"""The ground truth: the net's two passes and its training as explicit formulas in NumPy.
 
-The arithmetic is done in the dtype of what comes in; tests pass float64. Shapes: x (batch, in), w1 (hidden, in),
-b1 (hidden,) or None, w2 (out, hidden), b2 (out,) or None; weights are as ``torch.nn.Linear`` holds them.
+Activations, losses, optimisers and random numbers have modules of their own beside this one; what they offer can be
+imported from here. The arithmetic is done in the dtype of what comes in; tests pass float64. Weights are as
+``torch.nn.Linear`` holds them; x is (batch, in), w1 (hidden, in), b1 (hidden,) or None, w2 (out, hidden), b2 (out,) or
+None.
 
     z1 = x w1ᵀ + b1    h = activation(z1)    y = h w2ᵀ + b2
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .activations import ACTIVATIONS, LEAKY_RELU_SLOPE, SOFTPLUS_THRESHOLD
+from .losses import LOSSES
+from .optimizers import OPTIMIZERS
+from .random import dropout_mask, permutation
+
+__all__ = [
+    "ACTIVATIONS",
+    "LEAKY_RELU_SLOPE",
+    "LOSSES",
+    "OPTIMIZERS",
+    "SOFTPLUS_THRESHOLD",
+    "LossCurves",
+    "backward",
+    "clip_gradients",
+    "dropout_mask",
+    "forward",
+    "loss_and_gradients",
+    "penalty",
+    "penalty_gradient",
+    "permutation",
+    "train",
+]
+
 Array = NDArray[Any]
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Activations: value and derivative, both as functions of the pre-activation z, elementwise.
-
-
-def identity(z: Array) -> Array:
-    return z.copy()
-
-
-def identity_derivative(z: Array) -> Array:
-    return np.ones_like(z)
-
-
-def relu(z: Array) -> Array:
-    return np.maximum(z, 0)
-
-
-def relu_derivative(z: Array) -> Array:
-    return np.where(z <= 0, 0, 1).astype(z.dtype)  # 0 at the kink and 1 at NaN, as torch has it
-
-
-def sigmoid(z: Array) -> Array:
-    e = np.exp(-np.abs(z))  # never above 1
-    return np.where(z >= 0, 1, e) / (1 + e)
-
-
-def sigmoid_derivative(z: Array) -> Array:
-    return sigmoid(z) * sigmoid(-z)
-
-
-def tanh(z: Array) -> Array:
-    return np.tanh(z)
-
-
-def tanh_derivative(z: Array) -> Array:
-    return 1 - np.tanh(z) ** 2
-
-
-_erfc = np.vectorize(math.erfc, otypes=[np.float64])
-
-
-def _normal_cdf(z: Array) -> Array:
-    return (0.5 * _erfc(-z / math.sqrt(2))).astype(z.dtype)
-
-
-def gelu(z: Array) -> Array:
-    """z Φ(z), Φ the standard normal distribution function (Hendrycks and Gimpel, 2016)."""
-    return z * _normal_cdf(z)
-
-
-def gelu_derivative(z: Array) -> Array:
-    density = np.exp(-0.5 * np.clip(z, -40, 40) ** 2) / math.sqrt(2 * math.pi)  # 0 from 40 on; z² would overflow
-    return _normal_cdf(z) + z * density
-
-
-def _gelu_tanh_gate(z: Array) -> tuple[Array, Array, Array]:
-    """u = 2 √(2/π) (z + 0.044715 z³), as sigmoid(u) = (1 + tanh(u/2)) / 2, sigmoid(-u) and du/dz."""
-    scale = 2 * math.sqrt(2 / math.pi)
-    z = np.clip(z, -30, 30)  # both sigmoids are exactly 0 or 1 there; z³ would overflow
-    u = scale * (z + 0.044715 * z**3)
-    return sigmoid(u), sigmoid(-u), scale * (1 + 3 * 0.044715 * z**2)
-
-
-def gelu_tanh(z: Array) -> Array:
-    """The tanh approximation of GELU, z (1 + tanh(√(2/π) (z + 0.044715 z³))) / 2."""
-    return z * _gelu_tanh_gate(z)[0]
-
-
-def gelu_tanh_derivative(z: Array) -> Array:
-    gate, complement, slope = _gelu_tanh_gate(z)
-    return gate + z * gate * complement * slope
-
-
-def silu(z: Array) -> Array:
-    """z sigmoid(z), also called swish (Elfwing et al., 2017)."""
-    return z * sigmoid(z)
-
-
-def silu_derivative(z: Array) -> Array:
-    return sigmoid(z) * (1 + z * sigmoid(-z))
-
-
-SOFTPLUS_THRESHOLD = 20.0  # torch.nn.Softplus: linear above it
-
-
-def softplus(z: Array) -> Array:
-    return np.where(z > SOFTPLUS_THRESHOLD, z, np.log1p(np.exp(np.minimum(z, SOFTPLUS_THRESHOLD))))
-
-
-def softplus_derivative(z: Array) -> Array:
-    return np.where(z > SOFTPLUS_THRESHOLD, 1, sigmoid(z))
-
-
-LEAKY_RELU_SLOPE = 0.01  # torch.nn.LeakyReLU's default
-
-
-def leaky_relu(z: Array) -> Array:
-    return np.where(z > 0, z, LEAKY_RELU_SLOPE * z)
-
-
-def leaky_relu_derivative(z: Array) -> Array:
-    return np.where(z > 0, 1, LEAKY_RELU_SLOPE).astype(z.dtype)
-
-
-def relu_squared(z: Array) -> Array:
-    """max(z, 0)² (So et al., Primer, 2021)."""
-    return relu(z) ** 2
-
-
-def relu_squared_derivative(z: Array) -> Array:
-    return 2 * relu(z)
-
-
-def sine(z: Array) -> Array:
-    """sin z (Sitzmann et al., SIREN, 2020)."""
-    return np.sin(z)
-
-
-def sine_derivative(z: Array) -> Array:
-    return np.cos(z)
-
-
-Elementwise = Callable[[Array], Array]
-
-ACTIVATIONS: dict[str, tuple[Elementwise, Elementwise]] = {
-    "identity": (identity, identity_derivative),
-    "relu": (relu, relu_derivative),
-    "sigmoid": (sigmoid, sigmoid_derivative),
-    "tanh": (tanh, tanh_derivative),
-    "gelu": (gelu, gelu_derivative),
-    "gelu_tanh": (gelu_tanh, gelu_tanh_derivative),
-    "silu": (silu, silu_derivative),
-    "softplus": (softplus, softplus_derivative),
-    "leaky_relu": (leaky_relu, leaky_relu_derivative),
-    "relu_squared": (relu_squared, relu_squared_derivative),
-    "sine": (sine, sine_derivative),
-}
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Losses: value and gradient with respect to z, the net's output of shape (batch, out).
-
-
-def cross_entropy(z: Array, labels: Array) -> float:
-    """Mean over the batch of log Σⱼ exp(zⱼ) - z[label]; labels are integers of shape (batch,)."""
-    shifted = z - z.max(axis=1, keepdims=True)  # so that exp cannot overflow
-    log_normaliser = np.log(np.exp(shifted).sum(axis=1))
-    return float(np.mean(log_normaliser - shifted[np.arange(len(z)), labels]))
-
-
-def cross_entropy_gradient(z: Array, labels: Array) -> Array:
-    exponentials = np.exp(z - z.max(axis=1, keepdims=True))
-    gradient = exponentials / exponentials.sum(axis=1, keepdims=True)
-    gradient[np.arange(len(z)), labels] -= 1
-    return gradient / len(z)
-
-
-def mse(z: Array, y: Array) -> float:
-    """Mean of (z - y)² over all elements; y broadcasts to z's shape."""
-    return float(np.mean((z - y) ** 2))
-
-
-def mse_gradient(z: Array, y: Array) -> Array:
-    return 2 * (z - y) / z.size
-
-
-def mse_sum(z: Array, y: Array) -> float:
-    """Sum of (z - y)² over all elements; y broadcasts to z's shape."""
-    return float(np.sum((z - y) ** 2))
-
-
-def mse_sum_gradient(z: Array, y: Array) -> Array:
-    return 2 * (z - y)
-
-
-LOSSES: dict[str, tuple[Callable[[Array, Array], float], Callable[[Array, Array], Array]]] = {
-    "cross_entropy": (cross_entropy, cross_entropy_gradient),
-    "mse": (mse, mse_gradient),
-    "mse_sum": (mse_sum, mse_sum_gradient),
-}
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Optimisers: one step of torch.optim's arithmetic, changing param and state in place.
-
-
-def sgd(
-    param: Array,
-    grad: Array,
-    state: dict[str, Array],
-    *,
-    lr: float,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-) -> None:
-    """torch.optim.SGD. ``state`` is empty before the first step, which fills the momentum buffer undampened."""
-    if weight_decay:
-        grad = grad + weight_decay * param
-    if momentum:
-        if "momentum_buffer" in state:
-            state["momentum_buffer"] = momentum * state["momentum_buffer"] + (1 - dampening) * grad
-        else:
-            state["momentum_buffer"] = grad.copy()
-        buffer = state["momentum_buffer"]
-        grad = grad + momentum * buffer if nesterov else buffer
-    param -= lr * grad
-
-
-OPTIMIZERS: dict[str, Callable[..., None]] = {"sgd": sgd}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The net.
 
 
+def _unchanged(factor: Array) -> Array:
+    return factor
+
+
 def forward(
-    x: Array, w1: Array, b1: Array | None, w2: Array, b2: Array | None, activation: str
+    x: Array,
+    w1: Array,
+    b1: Array | None,
+    w2: Array,
+    b2: Array | None,
+    activation: str,
+    *,
+    mask: Array | None = None,
+    rounded: Callable[[Array], Array] = _unchanged,
 ) -> tuple[Array, Array, Array]:
-    """Return y (batch, out), the pre-activation z1 (batch, hidden) and h = activation(z1)."""
+    """Return y (batch, out), the pre-activation z1 (batch, hidden) and h = activation(z1), times ``mask`` if given.
+
+    mask (batch, hidden) is dropout's. ``rounded`` is applied to each factor of the two products, h included: training
+    in a short format rounds them to it.
+    """
     value, _ = ACTIVATIONS[activation]
-    z1 = x @ w1.T
+    z1 = rounded(x) @ rounded(w1).T
     if b1 is not None:
         z1 += b1
     h = value(z1)
-    y = h @ w2.T
+    if mask is not None:
+        h *= mask
+    h = rounded(h)
+    y = h @ rounded(w2).T
     if b2 is not None:
         y += b2
     return y, z1, h
 
 
 def backward(
-    grad_y: Array, x: Array, w1: Array, w2: Array, z1: Array, activation: str, *, input_gradient: bool = True
+    grad_y: Array,
+    x: Array,
+    w1: Array,
+    w2: Array,
+    z1: Array,
+    activation: str,
+    *,
+    mask: Array | None = None,
+    rounded: Callable[[Array], Array] = _unchanged,
+    input_gradient: bool = True,
 ) -> dict[str, Array]:
     """Return the gradients by name: w1, b1, w2, b2 and, unless ``input_gradient`` is off, x.
 
-    grad_y is (batch, out), z1 (batch, hidden) as ``forward`` returned it; each gradient has the shape of its namesake.
+    grad_y is (batch, out), z1 (batch, hidden) as ``forward`` returned it for this ``mask`` and ``rounded``; each
+    gradient has the shape of its namesake.
     """
     value, derivative = ACTIVATIONS[activation]
-    grad_z1 = (grad_y @ w2) * derivative(z1)  # (batch, hidden)
+    dropped = 1 if mask is None else mask
+    grad_y = rounded(grad_y)
+    grad_z1 = rounded((grad_y @ rounded(w2)) * dropped * derivative(z1))  # (batch, hidden)
     gradients = {
-        "w1": grad_z1.T @ x,
+        "w1": grad_z1.T @ rounded(x),
         "b1": grad_z1.sum(axis=0),
-        "w2": grad_y.T @ value(z1),
+        "w2": grad_y.T @ rounded(value(z1) * dropped),
         "b2": grad_y.sum(axis=0),
     }
     if input_gradient:
-        gradients["x"] = grad_z1 @ w1
+        gradients["x"] = grad_z1 @ rounded(w1)
     return gradients
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Batch order and training.
-
-_UINT64 = (1 << 64) - 1
-_SPLITMIX64_INCREMENT = 0x9E3779B97F4A7C15
+# What a training step adds: penalties and clipping.
 
 
-def _splitmix64(state: int, count: int) -> NDArray[np.uint64]:
-    """The first ``count`` outputs of SplitMix64 from ``state`` (Steele, Lea and Flood, 2014), all at once:
-    its state is an arithmetic progression."""
-    z = np.uint64(state) + np.uint64(_SPLITMIX64_INCREMENT) * np.arange(1, count + 1, dtype=np.uint64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def penalty(w1: Array, w2: Array, l1: float, l2: float) -> float:
+    """l1 Σ|W| + l2/2 Σ W² over w1 and w2."""
+    return sum(l1 * float(np.abs(w).sum()) + l2 / 2 * float(np.sum(w**2)) for w in (w1, w2))
 
 
-def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order in which shuffled training visits n rows in an epoch (from 0): Fisher–Yates driven by SplitMix64.
+def penalty_gradient(w: Array, l1: float, l2: float) -> Array:
+    """The gradient of ``penalty`` with respect to one of its weights; that of |W| is 0 at 0."""
+    return l1 * np.sign(w) + l2 * w
 
-    The generator starts from SplitMix64's first output from seed · 0x9E3779B97F4A7C15 + (epoch + 1) · 0xD1B54A32D192ED03
-    mod 2⁶⁴. For i from n - 1 down to 1, the next output r gives j = ⌊r (i + 1) / 2⁶⁴⌋, and rows i and j change places.
+
+def loss_and_gradients(
+    params: Mapping[str, Any],
+    x: Array,
+    y: Array,
+    *,
+    activation: str,
+    loss: str,
+    loss_options: Mapping[str, Any],
+    l1: float = 0.0,
+    l2: float = 0.0,
+    mask: Array | None = None,
+    rounded: Callable[[Array], Array] = _unchanged,
+) -> tuple[float, dict[str, Array]]:
+    """Return what a step lowers, the loss plus the penalty, and its gradients by name, of ``params`` that are not None.
+
+    x is (batch, in), y as the loss takes it; ``loss_options`` go to the loss, ``mask`` and ``rounded`` to ``forward``.
     """
-    if not 0 <= n < 1 << 32:
-        raise ValueError(f"n must be at least 0 and below 2**32, got {n}")
-    state = (seed * _SPLITMIX64_INCREMENT + (epoch + 1) * 0xD1B54A32D192ED03) & _UINT64
-    state = int(_splitmix64(state, 1)[0])  # neighbouring seeds start one increment apart: else their draws would overlap
-    draws = _splitmix64(state, max(n - 1, 0))
-    bounds = np.arange(n, 1, -1, dtype=np.uint64)  # i + 1
-    high, low = draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)
-    partners = (high * bounds + (low * bounds >> np.uint64(32))) >> np.uint64(32)  # (draws * bounds) >> 64, no overflow
+    w1, b1, w2, b2 = (params[name] for name in ("w1", "b1", "w2", "b2"))
+    passes: dict[str, Any] = {"activation": activation, "mask": mask, "rounded": rounded}
+    z, z1, _ = forward(x, w1, b1, w2, b2, **passes)
+    grad_z = LOSSES[loss].gradient(z, y, **loss_options)
+    gradients = backward(grad_z, x, w1, w2, z1, **passes, input_gradient=False)
+    value = LOSSES[loss].value(z, y, **loss_options)
+    if l1 or l2:
+        value += penalty(w1, w2, l1, l2)
+        for name in ("w1", "w2"):
+            gradients[name] += penalty_gradient(params[name], l1, l2)
+    return value, {name: gradient for name, gradient in gradients.items() if params[name] is not None}
 
-    order = list(range(n))
-    for i, j in zip(range(n - 1, 0, -1), partners.tolist(), strict=True):
-        order[i], order[j] = order[j], order[i]
-    return np.array(order, dtype=np.int64)
+
+def clip_gradients(gradients: Mapping[str, Array], clip_norm: float = 0.0, clip_value: float = 0.0) -> dict[str, Array]:
+    """Shorten the gradients, taken as one vector, to length clip_norm, then clamp each number to ±clip_value.
+
+    As torch.nn.utils.clip_grad_norm_ and clip_grad_value_ do; 0 leaves either out.
+    """
+    clipped = dict(gradients)
+    if clip_norm:
+        norm = np.sqrt(sum(np.sum(g**2, dtype=np.float64) for g in clipped.values()))
+        factor = float(np.minimum(clip_norm / (norm + 1e-6), 1))
+        clipped = {name: factor * g for name, g in clipped.items()}
+    if clip_value:
+        clipped = {name: np.clip(g, -clip_value, clip_value) for name, g in clipped.items()}
+    return clipped
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training.
+
+LearningRate = float | Sequence[float] | Array | Callable[[int, int], float]
+
+
+def _rate(lr: LearningRate, step: int, epoch: int) -> float:
+    if callable(lr):
+        return lr(step, epoch)
+    return lr if isinstance(lr, (int, float)) else float(lr[step])
 
 
 def _row_targets(y: Array, shape: tuple[int, int]) -> Array:
@@ -326,19 +206,38 @@ def train(
     loss: str,
     batch_size: int,
     epochs: int,
+    lr: LearningRate,
     optimizer: str = "sgd",
     shuffle: bool = True,
     drop_last: bool = False,
     seed: int = 0,
+    sample_weight: Array | None = None,
+    loss_options: Mapping[str, Any] | None = None,
+    l1: float = 0.0,
+    l2: float = 0.0,
+    clip_norm: float = 0.0,
+    clip_value: float = 0.0,
+    dropout: float = 0.0,
+    frozen: Collection[str] = (),
     **optimizer_options: Any,
 ) -> LossCurves:
     """Train the net by mini-batches, changing ``params`` (w1, b1, w2, b2; a bias may be None) in place, in their dtype.
 
-    x is (n, in), y integer labels (n,) or float targets (n, out), or (out,): one target for all rows. Losses are taken
-    before the step's update. ``optimizer_options`` (lr, momentum, ...) go to the update rule as they are.
+    Args:
+        x: (n, in).
+        y: integer classes (n,), or floats (n, out) or (out,), one target for all rows.
+        lr: one for all steps, one for each, or a function of (step, epoch), both from 0 and counted from the start.
+        sample_weight: (n,), what each row counts for.
+        loss_options: the loss's own, such as label_smoothing.
+        l1, l2: ``penalty``, part of the loss. clip_norm, clip_value: ``clip_gradients``, of those not frozen.
+        dropout: the share of hidden values set to 0 in training; ``dropout_mask(seed, step, …)`` says which.
+        frozen: names of parameters that are left as they are.
+        optimizer_options: momentum, betas …, to the update rule as they are.
+
+    A step takes the loss and the gradients with those of the penalty, clips them by norm, then by value, and updates.
+    Losses are those before the step's update.
     """
-    loss_value, loss_gradient = LOSSES[loss]
-    update = OPTIMIZERS[optimizer]
+    update = OPTIMIZERS[optimizer].update
     dtype = params["w1"].dtype
     if np.issubdtype(y.dtype, np.floating):
         y = _row_targets(y.astype(dtype), (len(x), len(params["w2"])))
@@ -346,22 +245,30 @@ def train(
     if rows_per_epoch == 0:
         raise ValueError(f"x must have at least one batch of rows; got {len(x)} rows at batch_size {batch_size}")
 
-    state: dict[str, dict[str, Array]] = {name: {} for name in params}
+    state: dict[str, dict[str, Any]] = {name: {} for name in params}
     curves = LossCurves([], [], [])
     for epoch in range(epochs):
         order = permutation(len(x), seed, epoch) if shuffle else np.arange(len(x))
         weighted_loss = 0.0
         for start in range(0, rows_per_epoch, batch_size):
             rows = order[start : min(start + batch_size, rows_per_epoch)]
-            x_batch, y_batch = x[rows].astype(dtype, copy=False), y[rows]
-            z, z1, _ = forward(x_batch, params["w1"], params["b1"], params["w2"], params["b2"], activation)
-            batch_loss = loss_value(z, y_batch)
-            gradients = backward(
-                loss_gradient(z, y_batch), x_batch, params["w1"], params["w2"], z1, activation, input_gradient=False
+            step = len(curves.step_loss)
+            mask = dropout_mask(seed, step, len(rows), len(params["w1"]), dropout).astype(dtype) if dropout else None
+            weight = None if sample_weight is None else sample_weight[rows].astype(dtype)
+            batch_loss, gradients = loss_and_gradients(
+                params,
+                x[rows].astype(dtype, copy=False),
+                y[rows],
+                activation=activation,
+                loss=loss,
+                loss_options={**(loss_options or {}), "sample_weight": weight},
+                l1=l1,
+                l2=l2,
+                mask=mask,
             )
-            for name, param in params.items():
-                if param is not None:
-                    update(param, gradients[name], state[name], **optimizer_options)
+            trained = {name: gradient for name, gradient in gradients.items() if name not in frozen}
+            for name, gradient in clip_gradients(trained, clip_norm, clip_value).items():
+                update(params[name], gradient, state[name], lr=_rate(lr, step, epoch), **optimizer_options)
             curves.step_loss.append(batch_loss)
             weighted_loss += batch_loss * len(rows)
         curves.loss.append(weighted_loss / rows_per_epoch)

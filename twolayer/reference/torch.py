@@ -78,6 +78,10 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": functional.cross_entropy,
     "mse": mse,
     "mse_sum": mse_sum,
+    "l1": functional.l1_loss,
+    "smooth_l1": functional.smooth_l1_loss,
+    "huber": functional.huber_loss,
+    "bce_with_logits": functional.binary_cross_entropy_with_logits,
 }
 
 
