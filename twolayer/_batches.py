@@ -19,7 +19,10 @@ def as_array(data: Any, name: str) -> Array:
     if torch is not None and isinstance(data, torch.Tensor):
         if data.device.type != "cpu":
             raise ValueError(f"{name} must be on the cpu, where the net is; it is on {data.device}")
-        return data.detach().numpy()
+        try:
+            return data.detach().resolve_neg().numpy()
+        except TypeError as error:  # sparse, or a dtype such as bfloat16
+            raise TypeError(f"{name} must be a dense tensor of a dtype that NumPy has: {error}") from error
     if not isinstance(data, np.ndarray):
         raise TypeError(f"{name} must be a torch.Tensor or a NumPy array; got {type(data).__name__}")
     return data
@@ -35,7 +38,8 @@ def prepare_inputs(x: Any, in_features: int, dtype: np.dtype[Any]) -> Array:
     if array.dtype.kind not in "fiu":
         raise TypeError(f"x must hold real numbers; got {array.dtype}")
     array = array.astype(dtype, copy=False)
-    return array if array.strides[1] == array.itemsize and array.strides[0] >= 0 else np.ascontiguousarray(array)
+    in_rows = array.strides[1] == array.itemsize and array.strides[0] >= 0 and array.flags.aligned
+    return array if in_rows else np.array(array, order="C")
 
 
 def prepare_targets(y: Any, rows: int, out_features: int, loss: Loss, dtype: np.dtype[Any]) -> Array:
@@ -49,7 +53,7 @@ def prepare_targets(y: Any, rows: int, out_features: int, loss: Loss, dtype: np.
             raise TypeError(f"y must hold integer classes for loss {loss.name!r}; got {array.dtype}")
         if array.shape != (rows,):
             raise ValueError(f"y must have shape ({rows},), one class for each row of x; got {array.shape}")
-        array = np.ascontiguousarray(array, dtype=np.int64)
+        array = np.require(array, np.int64, ["C", "A"])
         outside = (array < 0) | (array >= out_features)
         if outside.any():
             row = int(outside.argmax())
@@ -59,5 +63,5 @@ def prepare_targets(y: Any, rows: int, out_features: int, loss: Loss, dtype: np.
         raise TypeError(f"y must hold real numbers for loss {loss.name!r}; got {array.dtype}")
     if array.shape not in ((rows, out_features), (out_features,)):
         raise ValueError(f"y must have shape ({rows}, {out_features}) or ({out_features},); got {array.shape}")
-    array = np.ascontiguousarray(array, dtype=dtype)
+    array = np.require(array, dtype, ["C", "A"])
     return np.broadcast_to(array, (rows, out_features))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,10 @@ class NetParameters:
         self.dtype = np.dtype(_check_trainable(self._named))
         self.hidden_features, self.in_features = w1.shape
         self.out_features = w2.shape[0]
+        sizes = f"{self.in_features} → {self.hidden_features} → {self.out_features}"
+        self.form = f"{sizes}, {self.activation}, {self.dtype}, {' '.join(self._named)}"  # all but the numbers
+        if 0 in (*w1.shape, *w2.shape):
+            raise ValueError(f"net must have at least one feature of each kind to be trained; it is {self.form}")
 
     def has(self, name: str) -> bool:
         return name in self._named
@@ -42,10 +47,6 @@ class NetParameters:
     def empty(self) -> tuple[NDArray[Any] | None, ...]:
         """Return new arrays of the parameters' shapes."""
         return tuple(None if array is None else np.empty_like(array) for array in self.arrays())
-
-    def fingerprint(self) -> tuple[tuple[int, int], ...]:
-        """Return what changes when anyone writes to a parameter or gives it other memory."""
-        return tuple((tensor.data_ptr(), tensor._version) for tensor in self._named.values())
 
     def mark_written(self) -> None:
         """Tell autograd that the parameters were changed in place, so that a graph made before is not run backward."""
@@ -66,4 +67,8 @@ def _check_trainable(named: dict[str, Tensor]) -> str:
             raise ValueError(f"net's {name} must be contiguous; its strides are {tensor.stride()}")
         if not tensor.requires_grad:
             raise ValueError(f"net's {name} must require grad: this version trains every parameter")
+    extents = sorted((tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes, name) for name, tensor in named.items())
+    for (_, end, name), (start, _, next_name) in pairwise(extents):
+        if start < end:
+            raise ValueError(f"net's {name} and {next_name} must not share memory to be trained by fit")
     return dtypes["w1"]

@@ -15,7 +15,7 @@ class ProgressLine:
         self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self._enabled = enabled
         self._stream = sys.stderr if stream is None else stream
-        self._in_place = self._stream.isatty()
+        self._in_place = enabled and self._stream.isatty()  # sys.stderr may be None
         self._epoch, self._loss = 0, ""
         self._start = time.perf_counter()
 

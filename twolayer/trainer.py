@@ -1,7 +1,7 @@
 """Native training: :func:`fit`, and :class:`Trainer` for loops of one's own.
 
-Each epoch is one call of the native engine, without the GIL: batches are drawn, the forward and backward passes, the loss
-and the update of the weights run there. Where the native library is not loaded, the NumPy reference does the same work.
+Each epoch is one call of the native engine, without the GIL: batches are drawn, the forward and backward passes, the
+loss and the update of the weights run there. Where the native library is not loaded, the NumPy reference does the same.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class Trainer:
 
     def __init__(self, net: Any, **options: Any) -> None:
         self._options = check_options(**options)
+        self._module = net
         self._net = NetParameters(net)
         self._engine: Any = self._make_engine()
-        self._loaded: object = None  # the fingerprint of the parameters that the engine holds
+        self._ahead = False  # whether the engine has taken steps that the net's parameters do not hold yet
         self._steps = 0
         self._epochs = 0
 
@@ -72,8 +73,10 @@ class Trainer:
         """Take one step on a batch x (rows, in), y as :func:`fit` takes it; return its loss before the update."""
         x, y = self._prepare(x, y)
         losses = np.empty(1)
-        self._run(x, y, None, losses, len(x), None)
-        self._store()
+        try:
+            self._run(x, y, None, losses, len(x), None)
+        finally:
+            self._store()
         return float(losses[0])
 
     def epoch(self, x: Any, y: Any) -> float:
@@ -116,22 +119,28 @@ class Trainer:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the trainer that gave ``state_dict`` stopped; the net's own is to be loaded beside it."""
+        if not isinstance(state_dict, dict) or set(state_dict) != {"steps", "epochs", "state"}:
+            given = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
+            raise ValueError(f"state_dict must be a dictionary of steps, epochs and state; got {given}")
+        steps = integer("state_dict's steps", state_dict["steps"], minimum=0)
+        epochs = integer("state_dict's epochs", state_dict["epochs"], minimum=0)
         kept = [index for index in range(len(STATE_NAMES)) if self._engine.keeps_state(index)]
         names = [STATE_NAMES[index] for index in kept]
         if sorted(state_dict["state"]) != sorted(names):
             raise ValueError(f"state_dict must hold the states {names}; it holds {sorted(state_dict['state'])}")
         arrays = [self._check_state(name, state_dict["state"][name]) for name in names]
         for index, values in zip(kept, arrays, strict=True):
-            self._engine.load_state(index, values, state_dict["steps"])
-        self._steps, self._epochs = state_dict["steps"], state_dict["epochs"]
+            self._engine.load_state(index, values, steps)
+        self._steps, self._epochs = steps, epochs
 
-    def _check_state(self, name: str, values: dict[str, Array]) -> tuple[Array | None, ...]:
+    def _check_state(self, name: str, values: dict[str, Any]) -> tuple[Array | None, ...]:
         checked: list[Array | None] = []
         for parameter, like in zip(NAMES, self._net.arrays(), strict=True):
             value = values.get(parameter)
-            if (value is None) != (like is None) or (like is not None and np.shape(value) != like.shape):
-                shape = None if like is None else like.shape
-                raise ValueError(f"state_dict's {name} of {parameter} must have shape {shape}; got {np.shape(value)}")
+            expected = None if like is None else like.shape
+            given = None if value is None else np.shape(value)
+            if given != expected:
+                raise ValueError(f"state_dict's {name} of {parameter} must have shape {expected}; got {given}")
             checked.append(None if like is None else np.ascontiguousarray(value, dtype=like.dtype))
         return tuple(checked)
 
@@ -156,6 +165,10 @@ class Trainer:
         )
 
     def _prepare(self, x: Any, y: Any) -> tuple[Array, Array]:
+        net = NetParameters(self._module)  # anew: a parameter may have been replaced since the last call
+        if net.form != self._net.form:
+            raise ValueError(f"net must stay what its trainer was made for, {self._net.form}; it is now {net.form}")
+        self._net = net
         inputs = prepare_inputs(x, self._net.in_features, self._net.dtype)
         return inputs, prepare_targets(y, len(inputs), self._net.out_features, self._options.loss, self._net.dtype)
 
@@ -168,27 +181,28 @@ class Trainer:
         self._epochs += 1
         return losses, rows
 
-    def _run(
-        self, x: Array, y: Array, order: Array | None, losses: Array, batch_size: int, on_progress: Any
-    ) -> None:
-        if self._loaded != self._net.fingerprint():
+    def _run(self, x: Array, y: Array, order: Array | None, losses: Array, batch_size: int, on_progress: Any) -> None:
+        if not self._ahead:
             self._engine.load(self._net.arrays())
-            self._loaded = self._net.fingerprint()
+            self._ahead = True
         try:
             self._engine.run(x, y, order, losses, batch_size, on_progress)
         finally:
             self._steps += self._engine.last_steps
 
     def _store(self) -> None:
-        """Write the engine's weights into the net."""
-        self._engine.store(self._net.arrays())
-        self._net.mark_written()
-        self._loaded = self._net.fingerprint()
+        """Write the engine's weights into the net, if it has newer ones."""
+        if self._ahead:
+            self._engine.store(self._net.arrays())
+            self._net.mark_written()
+            self._ahead = False
 
     def _batch_rows(self, rows: int) -> Array:
         whole, rest = divmod(rows, self._options.batch_size)
         if self._options.drop_last and whole == 0:
-            raise ValueError(f"drop_last leaves nothing to train on: x has {rows} rows, batch_size is {self._options.batch_size}")
+            raise ValueError(
+                f"drop_last leaves nothing to train on: x has {rows} rows, batch_size is {self._options.batch_size}"
+            )
         sizes = np.full(whole + (rest > 0 and not self._options.drop_last), self._options.batch_size)
         if rest and not self._options.drop_last:
             sizes[-1] = rest
@@ -203,12 +217,15 @@ class Trainer:
         return order
 
     def _forward(self, x: Array) -> Array:
-        arrays = self._net.arrays()
+        w1, b1, w2, b2 = self._net.arrays()
+        activation = self._net.activation
         core = _native.core
         if core is None:
-            return reference.forward(x, *arrays, self._net.activation)[0]  # type: ignore[arg-type]
+            assert w1 is not None and w2 is not None
+            return reference.forward(x, w1, b1, w2, b2, activation)[0]
         y = np.empty((len(x), self._net.out_features), self._net.dtype)
-        core.forward(np.ascontiguousarray(x), *arrays, None, y, ACTIVATIONS[self._net.activation].id, self._options.threads)
+        x = np.ascontiguousarray(x)
+        core.forward(x, w1, b1, w2, b2, None, y, ACTIVATIONS[activation].id, self._options.threads)
         return y
 
 

@@ -1,6 +1,8 @@
-// The Python module twolayer._core: checks what it is given, fills parameter structs, lets go of the GIL, calls a kernel.
+// The Python module twolayer._core: checks what it is given, fills parameter structs, lets go of the GIL, calls a
+// kernel.
 #include <optional>
 
+#include "bindings/checks.h"
 #include "bindings/engine.h"
 #include "bindings/tensor_view.h"
 #include "cpu/dispatch.h"
@@ -13,11 +15,6 @@
 
 namespace twolayer {
 namespace {
-
-void check_activation(int activation) {
-  if (activation < 0 || activation >= static_cast<int>(cpu::activation_names().size()))
-    throw py::value_error("activation id out of range: " + std::to_string(activation));
-}
 
 // An argument that may be None.
 class OptionalView {
@@ -55,7 +52,7 @@ void with_storage_type(const TensorView& view, F&& f) {
 
 void forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::handle b2_, py::handle saved_,
              py::handle y_, int activation, int threads) {
-  check_activation(activation);
+  check_id("activation", activation, cpu::activation_names());
   const TensorView x(x_, "x"), w1(w1_, "w1"), w2(w2_, "w2"), y(y_, "y");
   const OptionalView b1(b1_, "b1"), b2(b2_, "b2"), saved(saved_, "saved");
   with_storage_type(x, [&]<class T>(T*) {
@@ -79,7 +76,7 @@ void forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::
 void backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_, py::handle saved_, py::handle grad_x_,
               py::handle grad_w1_, py::handle grad_b1_, py::handle grad_w2_, py::handle grad_b2_, int activation,
               int threads) {
-  check_activation(activation);
+  check_id("activation", activation, cpu::activation_names());
   const TensorView grad_y(grad_y_, "grad_y"), x(x_, "x"), w1(w1_, "w1"), w2(w2_, "w2"), saved(saved_, "saved");
   const OptionalView grad_x(grad_x_, "grad_x"), grad_w1(grad_w1_, "grad_w1"), grad_b1(grad_b1_, "grad_b1"),
       grad_w2(grad_w2_, "grad_w2"), grad_b2(grad_b2_, "grad_b2");

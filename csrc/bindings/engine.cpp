@@ -2,11 +2,24 @@
 
 #include <optional>
 
+#include "bindings/checks.h"
 #include "bindings/tensor_view.h"
+#include "cpu/dispatch.h"
 #include "cpu/engine.h"
 
 namespace twolayer {
 namespace {
+
+cpu::EngineConfig checked(const cpu::EngineConfig& config) {
+  check_at_least_1("in_features", config.in);
+  check_at_least_1("hidden_features", config.hidden);
+  check_at_least_1("out_features", config.out);
+  check_at_least_1("threads", config.threads);
+  check_id("activation", config.activation, cpu::activation_names());
+  check_id("loss", config.loss, cpu::loss_names());
+  check_id("optimizer", config.optimizer, cpu::optimizer_names());
+  return config;
+}
 
 // The four parameters as Python passes them: (w1, b1, w2, b2), biases None where the net has none.
 class Parameters {
@@ -17,7 +30,8 @@ class Parameters {
     for (int i = 0; i < 4; ++i) {
       const bool wanted = i == 1 ? config.has_b1 : i == 3 ? config.has_b2 : true;
       if (wanted == arrays[i].is_none())
-        throw py::value_error(std::string(names[i]) + (wanted ? " is missing" : " must be None: the net has no such bias"));
+        throw py::value_error(std::string(names[i]) +
+                              (wanted ? " is missing" : " must be None: the net has no such bias"));
       if (wanted) views_[i].emplace(arrays[i], names[i]);
     }
   }
@@ -46,7 +60,7 @@ class Parameters {
 template <class T>
 class PyEngine {
  public:
-  explicit PyEngine(const cpu::EngineConfig& config) : config_(config), engine_(config) {}
+  explicit PyEngine(const cpu::EngineConfig& config) : config_(checked(config)), engine_(config) {}
 
   void load(const py::tuple& parameters) { engine_.load(Parameters(parameters, config_).read<T>()); }
   void store(const py::tuple& parameters) const { engine_.store(Parameters(parameters, config_).write<T>()); }
@@ -58,23 +72,25 @@ class PyEngine {
     engine_.store_state(check_kept(state), Parameters(values, config_).write<T>());
   }
 
-  // Trains one epoch on rows of x (rows, in) in the order given; y holds int64 classes (rows,) or values (rows, out), whose
-  // first stride may be 0. losses (steps,) receives each batch's loss. Returns the steps done; raises what a signal handler
-  // (KeyboardInterrupt) or on_progress(steps_done) raised, after finishing the step under way.
+  // Trains one epoch on rows of x (rows, in) in the order given; y holds int64 classes (rows,) or values (rows, out),
+  // as the loss takes them; the first stride of values may be 0. losses (steps,) receives each batch's loss. Returns
+  // the steps done; raises what a signal handler (KeyboardInterrupt) or on_progress(steps_done) raised, after finishing
+  // the step under way.
   int64_t run(py::handle x_, py::handle y_, py::handle order_, py::handle losses_, int64_t batch_size,
               const py::object& on_progress) {
+    last_steps_ = 0;
     const TensorView x(x_, "x"), y(y_, "y"), losses(losses_, "losses");
     cpu::Dataset<T> data{};
     data.x = x.read<T>({-1, config_.in});
     data.rows = x.size(0);
     data.x_stride = x.stride(0);
     if (config_.in > 1 && x.stride(1) != 1) throw py::value_error("x must have contiguous rows");
-    if (y.dtype() == DType::kInt64) {
+    if (cpu::loss_takes_classes(config_.loss)) {
       data.classes = y.read_contiguous<int64_t>({data.rows});
       for (int64_t i = 0; i < data.rows; ++i)
         if (data.classes[i] < 0 || data.classes[i] >= config_.out)
-          throw py::value_error("y must hold classes in [0, " + std::to_string(config_.out) + "); row " + std::to_string(i) +
-                                " holds " + std::to_string(data.classes[i]));
+          throw py::value_error("y must hold classes in [0, " + std::to_string(config_.out) + "); row " +
+                                std::to_string(i) + " holds " + std::to_string(data.classes[i]));
     } else {
       data.values = y.read<T>({data.rows, config_.out});
       data.value_stride = y.stride(0);
@@ -87,8 +103,8 @@ class PyEngine {
       epoch.order = order->read_contiguous<int64_t>({data.rows});
       for (int64_t i = 0; i < data.rows; ++i)
         if (epoch.order[i] < 0 || epoch.order[i] >= data.rows)
-          throw py::value_error("order must hold rows in [0, " + std::to_string(data.rows) + "); entry " + std::to_string(i) +
-                                " is " + std::to_string(epoch.order[i]));
+          throw py::value_error("order must hold rows in [0, " + std::to_string(data.rows) + "); entry " +
+                                std::to_string(i) + " is " + std::to_string(epoch.order[i]));
     }
     if (batch_size < 1 || (epoch.steps - 1) * batch_size >= data.rows)
       throw py::value_error("batch_size must be at least 1 and losses no longer than the batches there are");
@@ -99,6 +115,7 @@ class PyEngine {
     } watch{on_progress, {}};
     const cpu::Poll poll{[](void* context, int64_t steps_done) {
                            auto& watch = *static_cast<Watch*>(context);
+                           if (watch.error) return true;  // the step under way is long; what was raised stands
                            py::gil_scoped_acquire locked;
                            try {
                              if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -109,23 +126,20 @@ class PyEngine {
                            return watch.error.has_value();
                          },
                          &watch};
-    int64_t done;
     {
       py::gil_scoped_release unlocked;
-      done = engine_.run(data, epoch, poll);
+      last_steps_ = engine_.run(data, epoch, poll);
     }
-    if (watch.error) {
-      last_steps_ = done;
-      throw *watch.error;
-    }
-    return last_steps_ = done;
+    if (watch.error) throw *watch.error;
+    return last_steps_;
   }
 
   int64_t last_steps() const { return last_steps_; }
 
  private:
   static int check_state(int state) {
-    if (state < 0 || state >= Trained<T>::kStates) throw py::value_error("state out of range: " + std::to_string(state));
+    if (state < 0 || state >= Trained<T>::kStates)
+      throw py::value_error("state out of range: " + std::to_string(state));
     return state;
   }
   int check_kept(int state) const {

@@ -32,7 +32,8 @@ const Isa& choose_isa() {
     if (isa->name == std::string(wanted)) return *isa;
   for (const Isa* isa : compiled_isas())
     if (isa->name == std::string(wanted))
-      throw std::runtime_error("TWOLAYER_ISA=" + std::string(wanted) + ": this processor lacks it; it has " + joined(available));
+      throw std::runtime_error("TWOLAYER_ISA=" + std::string(wanted) + ": this processor lacks it; it has " +
+                               joined(available));
   throw std::runtime_error("TWOLAYER_ISA must be one of " + joined(compiled_isas()) + "; got " + wanted);
 }
 
@@ -82,6 +83,13 @@ bool activation_saves_input(int activation) {
   return saves[activation];
 }
 #undef TWOLAYER_SAVES_INPUT
+
+#define TWOLAYER_TAKES_CLASSES(number, Name) lists::Name::kind == lists::LossKind::kSoftmax,
+bool loss_takes_classes(int loss) {
+  static constexpr bool takes[] = {TWOLAYER_LOSSES(TWOLAYER_TAKES_CLASSES)};
+  return takes[loss];
+}
+#undef TWOLAYER_TAKES_CLASSES
 
 #define TWOLAYER_COUNT(number, Name) lists::Name::count,
 double loss_count(int loss, int64_t batch, int64_t out) {

@@ -29,6 +29,7 @@ std::vector<std::string> optimizer_names();
 
 // What the engine asks of an entry of those lists.
 bool activation_saves_input(int activation);
+bool loss_takes_classes(int loss);
 double loss_count(int loss, int64_t batch, int64_t out);
 bool optimizer_uses_state(int optimizer, const OptimizerOptions& options, int state);
 

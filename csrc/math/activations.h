@@ -5,7 +5,8 @@
 // select, fma, constant<V>. Hence: no include guard, no namespace, nothing from std::.
 //
 // derivative(s) takes what the forward pass saved: the activation's input z if saves_input, else its output.
-// A NaN comes out as NaN, and an infinite z gives the function's limit there.
+// gradient(grad, s), where there is one, replaces grad · derivative(s): an infinite grad gives 0, and not NaN, where
+// the function is flat, as in torch. A NaN comes out as NaN, and an infinite z gives the function's limit there.
 
 #ifndef TWOLAYER_HD
 #define TWOLAYER_HD TWOLAYER_INLINE
@@ -34,6 +35,10 @@ struct Relu {
   template <class V>
   static TWOLAYER_HD V derivative(V output) {
     return select(output <= 0, constant<V>(0), constant<V>(1));
+  }
+  template <class V>
+  static TWOLAYER_HD V gradient(V grad, V output) {
+    return select(output <= 0, constant<V>(0), grad);
   }
 };
 
@@ -162,6 +167,10 @@ struct ReluSquared {
   template <class V>
   static TWOLAYER_HD V derivative(V z) {
     return 2 * max(z, constant<V>(0));
+  }
+  template <class V>
+  static TWOLAYER_HD V gradient(V grad, V z) {
+    return select(z <= 0, constant<V>(0), grad * derivative(z));
   }
 };
 

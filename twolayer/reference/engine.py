@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from . import numpy as reference
@@ -63,10 +62,10 @@ class ReferenceEngine:
         on_progress: Callable[[int], None] | None,
     ) -> int:
         """Train for ``len(losses)`` batches, leaving each one's loss there; return how many were done."""
-        parameters = self._parameters
-        b1, b2 = parameters.get("b1"), parameters.get("b2")
         self.last_steps = 0
         for step in range(len(losses)):
+            parameters = self._parameters
+            b1, b2 = parameters.get("b1"), parameters.get("b2")
             rows = slice(step * batch_size, (step + 1) * batch_size)
             batch = rows if order is None else order[rows]
             z, z1, _ = reference.forward(x[batch], parameters["w1"], b1, parameters["w2"], b2, self._activation)
@@ -80,9 +79,12 @@ class ReferenceEngine:
                 self._activation,
                 input_gradient=False,
             )
-            for name, parameter in parameters.items():
-                self._update(parameter, gradients[name], self._state[name], **self._options)
-            self.last_steps = step + 1
+            updated = {name: parameter.copy() for name, parameter in parameters.items()}
+            state = {name: dict(kept) for name, kept in self._state.items()}
+            for name, parameter in updated.items():
+                self._update(parameter, gradients[name], state[name], **self._options)
+            # At once, so that Ctrl-C leaves a finished step: no call lies between these assignments.
+            self._parameters, self._state, self.last_steps = updated, state, step + 1
             if on_progress is not None:
                 on_progress(self.last_steps)
         return self.last_steps

@@ -48,7 +48,14 @@ void activate(int activation, int64_t n, const TIn* in, T* out, TSaved* saved) {
 template <class T, class TSaved>
 void multiply_by_derivative(int activation, int64_t n, const TSaved* saved, T* grad) {
   with_activation(activation, [&](auto act) {
-    map<T>(n, [](auto g, auto s) { return g * decltype(act)::derivative(s); }, grad, grad, saved);
+    using Act = decltype(act);
+    const auto through = [](auto g, auto s) {
+      if constexpr (requires { Act::gradient(g, s); })
+        return Act::gradient(g, s);
+      else
+        return g * Act::derivative(s);
+    };
+    map<T>(n, through, grad, grad, saved);
   });
 }
 
