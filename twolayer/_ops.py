@@ -148,6 +148,26 @@ def _empty_gradients(x: Tensor, w1: Tensor, w2: Tensor, needs: Sequence[bool]) -
     ]
 
 
+def _dispatch_keys(tensor: Tensor) -> int:
+    return int(torch._C._dispatch_keys(tensor).raw_repr())
+
+
+with torch.inference_mode():
+    _PLAIN_KEYS = frozenset({_dispatch_keys(torch.empty(0)), 0})
+with torch.inference_mode(False):
+    _PLAIN_KEYS |= {_dispatch_keys(torch.empty(0))}
+
+
+def _is_plain_call(*tensors: Tensor | None) -> bool:
+    """Whether the dispatcher would bring a call on these tensors to the CPU kernels above and do nothing else.
+
+    Then eager code calls them itself: the way through the dispatcher costs more than a small net's arithmetic.
+    """
+    if _core is None or torch._C._len_torch_dispatch_stack() or not _has_kernel(*tensors):
+        return False
+    return _PLAIN_KEYS.issuperset(0 if tensor is None else _dispatch_keys(tensor) for tensor in tensors)
+
+
 if _core is not None:
     _library.impl("forward", _native_forward, "CPU")
     _library.impl("forward_saved", _native_forward_saved, "CPU")
@@ -207,8 +227,11 @@ class TwoLayerFunction(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
     ) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, saved = _forward_saved(x, w1, b1, w2, b2, activation)
+        if _is_plain_call(x, w1, b1, w2, b2):
+            y, saved = _native_forward_saved(x, w1, b1, w2, b2, activation)
+        else:
+            with torch._C._AutoDispatchBelowAutograd():
+                y, saved = _forward_saved(x, w1, b1, w2, b2, activation)
         ctx.save_for_backward(x, w1, b1, w2, saved)
         ctx.activation = activation
         return y
@@ -216,10 +239,13 @@ class TwoLayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2, saved = ctx.saved_tensors
+        needs = ctx.needs_input_grad[:5]
+        backward = _backward_autograd
         if torch.is_grad_enabled():  # a second derivative also flows through the hidden layer
             saved = _differentiable_saved(x, w1, b1, ctx.activation)
-        needs = ctx.needs_input_grad[:5]
-        gradients = iter(_backward_autograd(grad_y, x, w1, w2, saved, ctx.activation, needs))
+        elif _is_plain_call(grad_y, x, w1, w2, saved):
+            backward = _native_backward
+        gradients = iter(backward(grad_y, x, w1, w2, saved, ctx.activation, needs))
         return *[next(gradients) if need else None for need in needs], None
 
 
@@ -242,6 +268,8 @@ def forward_autograd(
         or (b2 is not None and b2.requires_grad)
     ):
         return TwoLayerFunction.apply(x, w1, b1, w2, b2, activation)
+    if _is_plain_call(x, w1, b1, w2, b2):
+        return _native_forward(x, w1, b1, w2, b2, activation)
     with torch._C._AutoDispatchBelowAutograd():
         return _forward(x, w1, b1, w2, b2, activation)
 

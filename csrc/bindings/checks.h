@@ -2,6 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,8 @@ inline void check_at_least_1(const char* name, int64_t value) {
 
 inline void check_id(const char* name, int id, const std::vector<std::string>& known) {
   if (id < 0 || id >= static_cast<int>(known.size()))
-    throw pybind11::value_error(std::string(name) + " must be an id in [0, " + std::to_string(known.size()) + "); got " +
-                                std::to_string(id));
+    throw pybind11::value_error(std::string(name) + " must be an id in [0, " + std::to_string(known.size()) +
+                                "); got " + std::to_string(id));
 }
 
 }  // namespace twolayer

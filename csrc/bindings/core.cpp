@@ -1,4 +1,5 @@
-// The Python module twolayer._core: checks what it is given, fills parameter structs, lets go of the GIL, calls a kernel.
+// The Python module twolayer._core: checks what it is given, fills parameter structs, lets go of the GIL, calls a
+// kernel.
 #include <optional>
 
 #include "bindings/checks.h"

@@ -48,8 +48,7 @@ inline const dlpack::ExchangeApi* torch_exchange_api(PyTypeObject* type) {
   if (!py::hasattr(handle, "__dlpack_c_exchange_api__"))
     throw py::type_error("twolayer needs torch 2.10 or newer: this torch.Tensor has no __dlpack_c_exchange_api__");
   const py::object capsule = handle.attr("__dlpack_c_exchange_api__");
-  const auto* api =
-      static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
   if (!api) throw py::error_already_set();
   while (api && api->major != 1) api = api->previous;
   if (!api || !api->borrow) throw py::type_error("this torch offers no DLPack 1.x exchange API");
@@ -110,7 +109,11 @@ class TensorView {
 
   void borrow_torch(const dlpack::ExchangeApi& api, py::handle object) {
     dlpack::Tensor tensor;
-    if (api.borrow(object.ptr(), &tensor) != 0) throw py::error_already_set();
+    if (api.borrow(object.ptr(), &tensor) != 0) {  // it is sparse, or on a device that DLPack does not know
+      py::error_already_set cause;
+      py::raise_from(cause, PyExc_ValueError, (name_ + " must be a dense tensor on the CPU").c_str());
+      throw py::error_already_set();
+    }
     data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
     device_type_ = tensor.device.type;
     set_ndim(tensor.ndim);
@@ -149,7 +152,7 @@ class TensorView {
   }
 
   void check(DType dtype, std::initializer_list<int64_t> shape) const {
-    if (device_type_ != 1) throw py::value_error(name_ + " must be on the CPU");
+    if (device_type_ != 1) throw py::value_error(name_ + " must be a dense tensor on the CPU");
     if (dtype_ != dtype) throw py::type_error(name_ + " must be " + name_of(dtype) + "; got " + name_of(dtype_));
     bool same = ndim_ == static_cast<int>(shape.size());
     int axis = 0;

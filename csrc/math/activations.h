@@ -5,8 +5,8 @@
 // select, fma, constant<V>. Hence: no include guard, no namespace, nothing from std::.
 //
 // derivative(s) takes what the forward pass saved: the activation's input z if saves_input, else its output.
-// gradient(grad, s), where there is one, replaces grad · derivative(s): an infinite grad gives 0, and not NaN, where the
-// function is flat, as in torch. A NaN comes out as NaN, and an infinite z gives the function's limit there.
+// gradient(grad, s), where there is one, replaces grad · derivative(s): an infinite grad gives 0, and not NaN, where
+// the function is flat, as in torch. A NaN comes out as NaN, and an infinite z gives the function's limit there.
 
 #ifndef TWOLAYER_HD
 #define TWOLAYER_HD TWOLAYER_INLINE

@@ -79,7 +79,7 @@ def _prepare_inputs(x: Any, in_features: int, dtype: np.dtype[Any]) -> tuple[int
         if array.dtype not in _READ_AS_THEY_ARE:
             array = array.astype(dtype)
         if array.ndim == 2 and not (array.strides[1] == array.itemsize and array.flags.aligned):
-            array = np.ascontiguousarray(array)
+            array = np.array(array, order="C")
     if len(shape) != 2 or shape[1] != in_features:
         raise ValueError(f"x must have shape (rows, {in_features}), as the net has; got {tuple(shape)}")
     return int(shape[0]), array
@@ -122,13 +122,13 @@ def _prepare_targets(
         raise TypeError(f"y must hold real numbers for loss {loss.name!r}; got {array.dtype}")
     if array.shape not in ((rows, out_features), (out_features,)):
         raise ValueError(f"y must have shape ({rows}, {out_features}) or ({out_features},); got {array.shape}")
-    return np.broadcast_to(np.ascontiguousarray(array, dtype=dtype), (rows, out_features))
+    return np.broadcast_to(np.require(array, dtype, ["C", "A"]), (rows, out_features))
 
 
 def _prepare_classes(array: Array, rows: int, out_features: int, ignore_index: int) -> Array:
     if array.shape != (rows,):
         raise ValueError(f"y must have shape ({rows},), one class for each row of x; got {array.shape}")
-    classes = np.ascontiguousarray(array, dtype=np.int64)
+    classes = np.require(array, np.int64, ["C", "A"])
     outside = ((classes < 0) | (classes >= out_features)) & (classes != ignore_index)
     if outside.any():
         row = int(outside.argmax())
@@ -139,7 +139,7 @@ def _prepare_classes(array: Array, rows: int, out_features: int, ignore_index: i
 def _prepare_weight(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> Array | None:
     if weight is None:
         return None
-    array = np.ascontiguousarray(as_array(weight, name), dtype=dtype)
+    array = np.require(as_array(weight, name), dtype, ["C", "A"])
     if array.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},); got {array.shape}")
     if not (np.isfinite(array).all() and (array >= 0).all()):
