@@ -134,6 +134,7 @@ class Trainer:
             "bfloat16_compute": options.precision == "bfloat16",
             "present": [net.has(name) for name in PARAMETER_NAMES],
             "frozen": [name in net.frozen for name in PARAMETER_NAMES],
+            "skip_zeros": options.skip_zeros,
             "threads": options.threads,
         }
         core = _native.get_core()
@@ -165,6 +166,7 @@ class Trainer:
             loss=self._options.loss,
             dtype=net.dtype,
             ignore_index=self._options.ignore_index,
+            scaled=(self._options.input_scale, self._options.input_shift) != (1.0, 0.0),
             sample_weight=sample_weight,
             class_weight=self._class_weight,
         )
@@ -367,7 +369,8 @@ def fit(
             torch.optim; ``label_smoothing``, ``ignore_index``, ``class_weight`` (out_features,) for cross_entropy;
             ``loss_beta`` where smooth_l1 and huber turn linear; ``clip_norm``, ``clip_value`` of the gradient;
             ``dropout`` of hidden values; ``input_scale``, ``input_shift``: what x is multiplied by and then added;
-            ``nonfinite``: "raise" (:class:`NonFiniteLossError`) or "continue".
+            ``skip_zeros``: whether products go through the nonzero inputs only (None: as each batch's density suggests;
+            the result is the same to the bit); ``nonfinite``: "raise" (:class:`NonFiniteLossError`) or "continue".
 
     Ctrl-C raises :class:`TrainingInterrupted`, with the net at the last finished step. Wrong arguments raise
     ``TypeError`` or ``ValueError`` before anything is changed.

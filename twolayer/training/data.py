@@ -40,11 +40,14 @@ def prepare_rows(
     loss: Loss,
     dtype: np.dtype[Any],
     ignore_index: int,
+    scaled: bool,
     sample_weight: Any = None,
     class_weight: Any = None,
 ) -> Rows:
     """Check x, y and their weights; raise ``TypeError`` or ``ValueError`` naming the one that is wrong."""
     count, inputs = _prepare_inputs(x, in_features, dtype)
+    if scaled and isinstance(inputs, tuple):
+        raise ValueError("input_scale and input_shift go with a dense x; x is sparse, so scale its values")
     if count == 0:
         raise ValueError("x must have at least one row; got none")
     targets = _prepare_targets(y, count, out_features, loss, dtype, ignore_index)

@@ -39,6 +39,7 @@ class TrainOptions:
     lr_schedule: Schedule
     input_scale: float
     input_shift: float
+    skip_zeros: str  # as the engines call it: "auto", "always", "never"
     stop_if_not_finite: bool
     precision: str | None
     threads: int
@@ -75,6 +76,7 @@ def check_options(
     lr_schedule: Any = None,
     input_scale: float = 1.0,
     input_shift: float = 0.0,
+    skip_zeros: bool | None = None,
     nonfinite: str = "raise",
     precision: str | None = None,
     threads: int | None = None,
@@ -86,6 +88,8 @@ def check_options(
         raise ValueError(f"nonfinite must be 'raise' or 'continue'; got {nonfinite!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be None, 'float32', 'float64' or 'bfloat16'; got {precision!r}")
+    if loss == "huber" and loss_beta == 0:
+        raise ValueError("loss_beta must be above 0 for loss 'huber'; got 0")
     update_rule = {
         "momentum": number("momentum", momentum, 0.0),
         "dampening": number("dampening", dampening, 0.0, 1.0),
@@ -124,6 +128,7 @@ def check_options(
         lr_schedule=as_schedule(lr_schedule),
         input_scale=number("input_scale", input_scale, -math.inf),
         input_shift=number("input_shift", input_shift, -math.inf),
+        skip_zeros="auto" if skip_zeros is None else "always" if boolean("skip_zeros", skip_zeros) else "never",
         stop_if_not_finite=nonfinite == "raise",
         precision=precision,
         threads=_native.num_threads() if threads is None else integer("threads", threads, minimum=1),
