@@ -10,17 +10,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from . import _native
-from .registry import ACTIVATIONS
-from .training.data import Rows, prepare_rows
-from .training.loop import TrainingData, make_watch, permutation
-from .training.options import PARAMETER_NAMES, check_options, integer, refuse_unknown
-from .training.parameters import Arrays, parameters_of_net
+from .training.loop import TrainingData, make_watch
+from .training.options import check_options, integer, refuse_unknown
 from .training.progress import ProgressLine
-from .training.results import History, NonFiniteLossError, TrainingInterrupted
+from .training.results import History, TrainingInterrupted
+from .training.session import Session
 from .training.stopping import EarlyStopping
 
 Array = NDArray[Any]
@@ -37,42 +33,33 @@ class Trainer:
 
     def __init__(self, net: Any, *, class_weight: Any = None, **options: Any) -> None:
         refuse_unknown(options)
-        self._options = check_options(**options)
-        self._module = net
-        self._class_weight = class_weight
-        self._net = parameters_of_net(net)
-        self._check_precision()
-        self._engine: Any = self._make_engine()
-        self._ahead = False  # whether the engine has taken steps that the net's parameters do not hold yet
-        self._epochs = 0
-        self._epoch_step = 0  # batches taken of an epoch that was interrupted
+        self._session = Session(net, check_options(**options), class_weight)
 
     @property
     def steps(self) -> int:
         """The number of updates made so far."""
-        return int(self._engine.steps)
+        return self._session.steps
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Take one step on a batch x (rows, in), y as :func:`fit` takes it; return its loss before the update."""
-        rows = self._prepare(x, y, sample_weight)
-        lr = self._options.lr_schedule.rates(self._options.lr, self._epochs, self._epoch_step, 1, 1)
-        with _Stored(self):
-            return float(self._run(rows, None, rows.count, 0, lr, None)[0])
+        session = self._session
+        rows = session.prepare(x, y, sample_weight)
+        with session.stored():
+            return session.run_batch(rows, session.epoch_step, 1)
 
     def epoch(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Train one epoch on x (rows, in) and y, in batches; return its mean loss as ``History.loss`` defines it.
 
         An epoch that was interrupted is taken up where it stopped, and the mean is over what is left of it.
         """
-        rows = self._prepare(x, y, sample_weight)
-        with _Stored(self):
-            return self._run_epoch(rows, None, None)[0]
+        rows = self._session.prepare(x, y, sample_weight)
+        with self._session.stored():
+            return self._session.run_epoch(rows, None, None)[0]
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Return the ``loss`` on x and y and, for classes, the ``accuracy``. The net is not changed."""
-        rows = self._prepare(x, y, sample_weight)
-        self._load()
-        return self._evaluate(rows, None)
+        rows = self._session.prepare(x, y, sample_weight)
+        return self._session.evaluate(rows, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later run needs beside the net's own weights to go on as if never interrupted.
@@ -80,12 +67,9 @@ class Trainer:
         ``steps`` and ``epochs`` taken, ``epoch_step``: batches taken of an interrupted epoch, and ``state``: by
         torch.optim's names (``momentum_buffer``, ``exp_avg`` …) the arrays by parameter (w1, b1, w2, b2).
         """
-        state: dict[str, dict[str, Array]] = {}
-        for index, name in self._kept_states():
-            values = self._empty_state()
-            self._engine.store_state(index, values)
-            state[name] = {p: array for p, array in zip(PARAMETER_NAMES, values, strict=True) if array is not None}
-        return {"steps": self.steps, "epochs": self._epochs, "epoch_step": self._epoch_step, "state": state}
+        session = self._session
+        counts = {"steps": session.steps, "epochs": session.epochs, "epoch_step": session.epoch_step}
+        return {**counts, "state": session.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the trainer that gave ``state_dict`` stopped; the net's own weights are loaded beside it."""
@@ -94,217 +78,21 @@ class Trainer:
             given = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
             raise ValueError(f"state_dict must be a dictionary of {', '.join(sorted(expected))}; got {given}")
         counts = {name: integer(f"state_dict's {name}", state_dict[name], minimum=0) for name in expected - {"state"}}
-        self._load_state(state_dict["state"], counts["steps"])
-        self._epochs, self._epoch_step = counts["epochs"], counts["epoch_step"]
+        self._session.load_state(state_dict["state"], counts["steps"])
+        self._session.epochs, self._session.epoch_step = counts["epochs"], counts["epoch_step"]
 
     def to_torch_optimizer(self) -> Any:
         """Return the ``torch.optim`` object that would go on from here, with the same options and state."""
         from .training.torch_optim import make_optimizer
 
-        return make_optimizer(self._module, self._options, self.state_dict())
+        return make_optimizer(self._session.net, self._session.options, self.state_dict())
 
     def from_torch_optimizer(self, optimizer: Any) -> None:
         """Take over the state of a ``torch.optim`` object of the trainer's kind, built on the net's parameters."""
         from .training.torch_optim import read_state
 
-        steps, state = read_state(self._module, optimizer, self._options)
-        self._load_state(state, steps)
-
-    # ---- What the methods above and fit are made of
-
-    def _make_engine(self) -> Any:
-        options, net = self._options, self._net
-        config = {
-            "in_features": net.in_features,
-            "hidden_features": net.hidden_features,
-            "out_features": net.out_features,
-            "activation": ACTIVATIONS[net.activation].id,
-            "loss": options.loss.id,
-            "optimizer": options.optimizer.id,
-            **options.update_rule,
-            "label_smoothing": options.label_smoothing,
-            "loss_beta": options.loss_beta,
-            "ignore_index": options.ignore_index,
-            "l1": options.l1,
-            "l2": options.l2,
-            "clip_norm": options.clip_norm,
-            "clip_value": options.clip_value,
-            "dropout": options.dropout,
-            "seed": options.seed,
-            "bfloat16_compute": options.precision == "bfloat16",
-            "present": [net.has(name) for name in PARAMETER_NAMES],
-            "frozen": [name in net.frozen for name in PARAMETER_NAMES],
-            "skip_zeros": options.skip_zeros,
-            "threads": options.threads,
-        }
-        core = _native.get_core()
-        if core is None:
-            from .reference.engine import ReferenceEngine
-
-            return ReferenceEngine(config)
-        return (core.EngineFloat32 if net.dtype == np.float32 else core.EngineFloat64)(config)
-
-    def _check_precision(self) -> None:
-        precision, dtype = self._options.precision, self._net.dtype.name
-        if precision == "bfloat16" and dtype != "float32":
-            raise ValueError(f"precision 'bfloat16' needs a float32 net, whose weights it keeps; the net is {dtype}")
-        if precision in ("float32", "float64") and precision != dtype:
-            raise ValueError(f"precision {precision!r} needs a net of that dtype; the net is {dtype}")
-
-    def _prepare(self, x: Any, y: Any, sample_weight: Any = None) -> Rows:
-        net = self._net
-        if not net.is_of(self._module):  # a parameter was replaced since the last call
-            net = parameters_of_net(self._module)
-            if net.form != self._net.form:
-                raise ValueError(f"net must stay what its trainer was made for, {self._net.form}; it is now {net.form}")
-            self._net = net
-        return prepare_rows(
-            x,
-            y,
-            in_features=net.in_features,
-            out_features=net.out_features,
-            loss=self._options.loss,
-            dtype=net.dtype,
-            ignore_index=self._options.ignore_index,
-            scaled=(self._options.input_scale, self._options.input_shift) != (1.0, 0.0),
-            sample_weight=sample_weight,
-            class_weight=self._class_weight,
-        )
-
-    def _load(self) -> None:
-        """Bring the engine up to the net's parameters, unless it is ahead of them."""
-        if not self._ahead:
-            self._engine.load(self._net.arrays())
-
-    def _store(self) -> None:
-        """Bring the net's parameters up to the engine, if it is ahead of them."""
-        if self._ahead:
-            self._engine.store(self._net.trained())
-            self._net.mark_written()
-            self._ahead = False
-
-    def _run(
-        self,
-        rows: Rows,
-        order: Array | None,
-        batch_size: int,
-        first_step: int,
-        lr: Array,
-        on_progress: Callable[[int], None] | None,
-    ) -> Array:
-        """Take one step for each entry of ``lr``; return the losses of the steps."""
-        options = self._options
-        self._load()
-        self._ahead = True
-        losses = np.empty(len(lr))
-        before = self._engine.steps
-        not_finite = self._engine.run(
-            rows.x,
-            rows.y,
-            rows.sample_weight,
-            rows.class_weight,
-            options.input_scale,
-            options.input_shift,
-            order,
-            batch_size,
-            first_step,
-            lr,
-            losses,
-            options.stop_if_not_finite,
-            on_progress,
-        )
-        if not_finite:
-            done = self._engine.steps - before
-            raise NonFiniteLossError(losses[done], self._engine.steps, self._epochs, first_step + done)
-        return losses
-
-    def _run_epoch(
-        self, rows: Rows, chosen: Array | None, on_progress: Callable[[int], None] | None
-    ) -> tuple[float, float]:
-        """Train on what is left of the epoch; return the mean loss and the last batch's. ``chosen`` rows, or all."""
-        count = rows.count if chosen is None else len(chosen)
-        sizes = self._batch_sizes(count)
-        order = chosen
-        if self._options.shuffle:
-            order = permutation(count, self._options.seed, self._epochs)
-            order = order if chosen is None else chosen[order]
-        first = self._epoch_step
-        lr = self._options.lr_schedule.rates(self._options.lr, self._epochs, first, len(sizes) - first, len(sizes))
-        before = self._engine.steps
-        try:
-            losses = self._run(rows, order, self._options.batch_size, first, lr, on_progress)
-        except BaseException:
-            self._epoch_step = first + self._engine.steps - before
-            raise
-        self._epochs, self._epoch_step = self._epochs + 1, 0
-        weights = sizes[first:]
-        return float(losses @ weights / weights.sum()), float(losses[-1])
-
-    def _batch_sizes(self, count: int) -> Array:
-        batch_size = self._options.batch_size
-        whole, rest = divmod(count, batch_size)
-        if self._options.drop_last:
-            if whole == 0:
-                raise ValueError(
-                    f"drop_last leaves nothing to train on: there are {count} rows, batch_size {batch_size}"
-                )
-            rest = 0
-        sizes = np.full(whole + (rest > 0), float(batch_size))
-        if rest:
-            sizes[-1] = rest
-        return sizes
-
-    def _evaluate(self, rows: Rows, chosen: Array | None) -> dict[str, float]:
-        options = self._options
-        total, divisor, hits = self._engine.evaluate(
-            rows.x, rows.y, rows.sample_weight, rows.class_weight, options.input_scale, options.input_shift, chosen
-        )
-        result = {"loss": total / divisor if divisor else float("nan")}
-        if rows.y.ndim == 1:
-            result["accuracy"] = hits / (rows.count if chosen is None else len(chosen))
-        return result
-
-    def _kept_states(self) -> list[tuple[int, str]]:
-        names = self._options.optimizer.states
-        return [(index, name) for index, name in enumerate(names) if self._engine.keeps_state(index)]
-
-    def _empty_state(self) -> Arrays:
-        w1, b1, w2, b2 = (None if array is None else np.empty_like(array) for array in self._net.trained())
-        return w1, b1, w2, b2
-
-    def _load_state(self, state: dict[str, dict[str, Any]], steps: int) -> None:
-        kept = self._kept_states()
-        names = [name for _, name in kept]
-        if sorted(state) != sorted(names):
-            raise ValueError(f"state must hold {names or 'nothing'}; it holds {sorted(state) or 'nothing'}")
-        arrays = [self._checked_state(name, state[name]) for name in names]
-        for (index, _), values in zip(kept, arrays, strict=True):
-            self._engine.load_state(index, values)
-        self._engine.steps = steps
-
-    def _checked_state(self, name: str, values: dict[str, Any]) -> Arrays:
-        checked: list[Array | None] = []
-        for parameter, like in zip(PARAMETER_NAMES, self._net.trained(), strict=True):
-            wanted = None if like is None else like.shape
-            given = np.shape(values[parameter]) if parameter in values else None
-            if given != wanted:
-                raise ValueError(f"state's {name} of {parameter} must have shape {wanted}; got {given}")
-            checked.append(None if like is None else np.ascontiguousarray(values[parameter], dtype=like.dtype))
-        w1, b1, w2, b2 = checked
-        return w1, b1, w2, b2
-
-
-class _Stored:
-    """On leaving, however that is, the net's parameters are brought up to the engine."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        self._trainer._store()
+        steps, state = read_state(self._session.net, optimizer, self._session.options)
+        self._session.load_state(state, steps)
 
 
 def fit(
@@ -378,7 +166,7 @@ def fit(
     epochs = integer("epochs", epochs, minimum=0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable; got {type(callback).__name__}")
-    trainer = Trainer(
+    session = Trainer(
         net,
         loss=loss,
         optimizer=optimizer,
@@ -398,36 +186,36 @@ def fit(
         threads=threads,
         precision=precision,
         **options,
-    )
-    data = TrainingData(trainer, x, y, sample_weight, validation)
+    )._session
+    data = TrainingData(session, x, y, sample_weight, validation)
     watch = make_watch(early_stopping, data)
     history = History()
-    with ProgressLine(epochs, data.steps_per_epoch, enabled=progress) as line, _Stored(trainer):
+    with ProgressLine(epochs, data.steps_per_epoch, enabled=progress) as line, session.stored():
         try:
             for epoch in range(epochs):
                 start = time.perf_counter()
                 data.train_epoch(history, line.on_progress if progress else None)
                 data.validate(history)
-                history.steps = trainer.steps
+                history.steps = session.steps
                 if callback is not None or (watch and watch.rule.restore_best):
-                    trainer._store()
+                    session.store()
                 history.seconds += time.perf_counter() - start
                 line.epoch_done(epoch, history.loss[-1])
                 if watch and watch.is_better(history):
-                    history.best_epoch, watch.best = epoch, _copies(trainer)
+                    history.best_epoch, watch.best = epoch, _copies(session)
                 if (callback is not None and callback(epoch, history) is True) or (watch and watch.is_over):
                     history.stopped_early = True
                     break
         except KeyboardInterrupt as interrupt:
-            history.steps = trainer.steps
+            history.steps = session.steps
             raise TrainingInterrupted(history) from interrupt
     if watch and watch.rule.restore_best and watch.best is not None:
-        for array, best in zip(trainer._net.trained(), watch.best, strict=True):
+        for array, best in zip(session.parameters.trained(), watch.best, strict=True):
             if array is not None:
                 array[...] = best
-        trainer._net.mark_written()
+        session.parameters.mark_written()
     return history
 
 
-def _copies(trainer: Trainer) -> list[Array | None]:
-    return [None if array is None else array.copy() for array in trainer._net.trained()]
+def _copies(session: Session) -> list[Array | None]:
+    return [None if array is None else array.copy() for array in session.parameters.trained()]

@@ -7,6 +7,7 @@
 #include "bindings/tensor_view.h"
 #include "cpu/dispatch.h"
 #include "cpu/engine.h"
+#include "cpu/permutation.h"
 
 namespace twolayer {
 namespace {

@@ -4,10 +4,10 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <utility>
 #include <vector>
 
+#include "cpu/buffer.h"
 #include "cpu/dispatch.h"
 #include "cpu/threads.h"
 
@@ -20,35 +20,6 @@ constexpr double kSparseBelow = 0.4;  // share of nonzero inputs up to which goi
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
-int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
-// A zeroed array, aligned to a cache line; null while it is empty.
-template <class T>
-class Buffer {
- public:
-  T* resize(int64_t count) {
-    scratch_ = std::make_unique<Scratch<T>>(count);
-    if (count) std::memset(scratch_->data, 0, count * sizeof(T));
-    count_ = count;
-    return data();
-  }
-  T* grow(int64_t count) { return count > count_ ? resize(count) : data(); }
-  T* data() const { return scratch_ ? scratch_->data : nullptr; }
-
- private:
-  std::unique_ptr<Scratch<T>> scratch_;
-  int64_t count_ = 0;
-};
-
-// Copies between torch.nn.Linear's layout and the engine's. 32 × 32 squares keep both sides in cache.
-template <class T>
-void transpose(int64_t rows, int64_t columns, const T* from, int64_t from_stride, T* to, int64_t to_stride) {
-  constexpr int64_t kSquare = 32;
-  for (int64_t i0 = 0; i0 < rows; i0 += kSquare)
-    for (int64_t j0 = 0; j0 < columns; j0 += kSquare)
-      for (int64_t i = i0; i < std::min(i0 + kSquare, rows); ++i)
-        for (int64_t j = j0; j < std::min(j0 + kSquare, columns); ++j) to[j * to_stride + i] = from[i * from_stride + j];
-}
 
 }  // namespace
 
@@ -141,9 +112,8 @@ struct Engine<T>::Impl final : PhasedJob {
   void load_parameters(const LinearLayout<const T>& from) {
     load(from, [&](int i) { return parameters[i].data(); });
     frozen_penalty = penalised() ? penalty_of_frozen() : 0;
-    kernels.round_weights(p);
-    weights_finite = true;
-    for (int64_t i = 0; i < sizes[kW1]; ++i) weights_finite = weights_finite && std::isfinite(p.w1.value[i]);
+    weights_finite = kernels.take_weights(p);
+    for (int64_t block = 0; block < p.blocks; ++block) p.found_not_finite[block] = 0;
     transpose(p.out, p.hidden, p.w2.compute, p.padded_hidden, p.w2_transposed, p.padded_out);
   }
 
@@ -453,21 +423,5 @@ Evaluation Engine<T>::evaluate(const Dataset<T>& data, const Order& order, Poll 
 
 template class Engine<float>;
 template class Engine<double>;
-
-void permutation(int64_t n, uint64_t seed, uint64_t epoch, int64_t* order) {
-  uint64_t state = seed * 0x9E3779B97F4A7C15 + (epoch + 1) * 0xD1B54A32D192ED03;
-  const auto next = [&] {
-    uint64_t z = state += 0x9E3779B97F4A7C15;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
-    return z ^ (z >> 31);
-  };
-  state = next();  // the starts of neighbouring seeds differ by the generator's own increment: without this their draws overlap
-  for (int64_t i = 0; i < n; ++i) order[i] = i;
-  for (int64_t i = n - 1; i > 0; --i) {
-    const auto j = static_cast<int64_t>((static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(i + 1)) >> 64);
-    std::swap(order[i], order[j]);
-  }
-}
 
 }  // namespace twolayer::cpu

@@ -106,8 +106,4 @@ class Engine {
 extern template class Engine<float>;
 extern template class Engine<double>;
 
-// The documented order of an epoch's rows: SplitMix64 keyed by seed and epoch, Fisher–Yates from the end (the same as
-// twolayer.reference.numpy.permutation).
-void permutation(int64_t n, uint64_t seed, uint64_t epoch, int64_t* order);
-
 }  // namespace twolayer::cpu

@@ -30,7 +30,7 @@ struct TrainKernels {
   void (*loss)(const TrainParams<T>&, int64_t row0, int64_t row1);
   void (*backward)(const TrainParams<T>&, int64_t block0, int64_t block1);
   void (*update)(const TrainParams<T>&, int64_t block0, int64_t block1);
-  void (*round_weights)(const TrainParams<T>&);
+  bool (*take_weights)(const TrainParams<T>&);
 };
 
 struct Isa {
@@ -55,7 +55,7 @@ struct Isa {
 #define TWOLAYER_TRAIN(isa, T) \
   {                        \
     isa::train_gather<T>, isa::train_scan<T>, isa::train_forward<T>, isa::train_loss<T>, isa::train_backward<T>, isa::train_update<T>, \
-        isa::train_round_weights<T>                                                                                 \
+        isa::train_take_weights<T>                                                                                 \
   }
 
 template <class T>

@@ -3,56 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _native
-from ..reference import numpy as reference
 from .data import Rows
 from .options import number
 from .results import History
+from .session import Session, permutation
 from .stopping import EarlyStopping, StoppingWatch
-
-if TYPE_CHECKING:
-    from ..trainer import Trainer
 
 Array = NDArray[Any]
 
 _SPLIT_EPOCH = 2**64 - 1  # the permutation that no epoch of training uses: it picks the rows held out for validation
 
 
-def permutation(count: int, seed: int, epoch: int) -> Array:
-    """Return the order in which an epoch takes its rows: :func:`twolayer.reference.numpy.permutation`, natively."""
-    if _native.core is None:
-        return reference.permutation(count, seed, epoch)
-    order = np.empty(count, np.int64)
-    _native.core.permutation(order, seed, epoch)
-    return order
-
-
 class TrainingData:
     """What one call of ``fit`` trains and validates on: checked rows, or an iterable of batches."""
 
-    def __init__(self, trainer: Trainer, x: Any, y: Any, sample_weight: Any, validation: Any) -> None:
-        self._trainer = trainer
+    def __init__(self, session: Session, x: Any, y: Any, sample_weight: Any, validation: Any) -> None:
+        self._session = session
         self._batches: Iterable[Any] | None = None
         self._chosen: Array | None = None
         self.validation: tuple[Rows, Array | None] | None = None
         if y is None:
             self._take_batches(x, sample_weight, validation)
         else:
-            self._rows = trainer._prepare(x, y, sample_weight)
+            self._rows = session.prepare(x, y, sample_weight)
             self._hold_out(validation)
             count = self._rows.count if self._chosen is None else len(self._chosen)
-            self.steps_per_epoch: int | None = len(trainer._batch_sizes(count))
+            self.steps_per_epoch: int | None = len(session.batch_sizes(count))
         if validation is not None and self.validation is None:
-            self.validation = (_prepare_validation(trainer, validation), None)
+            self.validation = (_prepare_validation(session, validation), None)
 
     def train_epoch(self, history: History, on_progress: Callable[[int], None] | None) -> None:
         if self._batches is None:
-            mean, last = self._trainer._run_epoch(self._rows, self._chosen, on_progress)
+            mean, last = self._session.run_epoch(self._rows, self._chosen, on_progress)
         else:
             mean, last = self._train_on_batches()
         history.loss.append(mean)
@@ -61,7 +48,7 @@ class TrainingData:
     def validate(self, history: History) -> None:
         if self.validation is None:
             return
-        result = self._trainer._evaluate(*self.validation)
+        result = self._session.evaluate(*self.validation)
         history.val_loss.append(result["loss"])
         if "accuracy" in result:
             history.val_accuracy.append(result["accuracy"])
@@ -75,7 +62,7 @@ class TrainingData:
         held_out = round(fraction * count)
         if not 0 < held_out < count:
             raise ValueError(f"validation must leave rows on both sides; {fraction} of {count} rows does not")
-        mixed = permutation(count, self._trainer._options.seed, _SPLIT_EPOCH)
+        mixed = permutation(count, self._session.options.seed, _SPLIT_EPOCH)
         self._chosen = np.sort(mixed[: count - held_out])
         self.validation = (self._rows, np.sort(mixed[count - held_out :]))
 
@@ -94,26 +81,24 @@ class TrainingData:
 
     def _train_on_batches(self) -> tuple[float, float]:
         assert self._batches is not None
-        trainer = self._trainer
+        session = self._session
         losses, counts = [], []
         for step, batch in enumerate(self._batches):
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 raise TypeError(f"x must give batches (x, y) or (x, y, sample_weight); got a {type(batch).__name__}")
-            rows = trainer._prepare(*batch)
-            options, total = trainer._options, self.steps_per_epoch or 1
-            lr = options.lr_schedule.rates(options.lr, trainer._epochs, step, 1, total)
-            losses.append(trainer._run(rows, None, rows.count, 0, lr, None)[0])
+            rows = session.prepare(*batch)
+            losses.append(session.run_batch(rows, step, self.steps_per_epoch or 1))
             counts.append(rows.count)
         if not losses:
             raise ValueError("x must give at least one batch; it gave none")
-        trainer._epochs += 1
+        session.epochs += 1
         return float(np.dot(losses, counts) / sum(counts)), float(losses[-1])
 
 
-def _prepare_validation(trainer: Trainer, validation: Any) -> Rows:
+def _prepare_validation(session: Session, validation: Any) -> Rows:
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
         raise TypeError(f"validation must be (x, y) or a fraction of the rows; got {validation!r}")
-    return trainer._prepare(*validation)
+    return session.prepare(*validation)
 
 
 def make_watch(early_stopping: EarlyStopping | None, data: TrainingData) -> StoppingWatch | None:

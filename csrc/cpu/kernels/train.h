@@ -334,13 +334,15 @@ void train_update(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   if (!p.w2.frozen) refresh_transposed(p, units);
 }
 
-// Copies of the weights as products read them, after the weights were set from outside.
+// Makes the copies of the weights that products read, after the weights were set from outside; returns whether every number
+// of w1 is finite.
 template <class T>
-void train_round_weights(const TrainParams<T>& p) {
+bool train_take_weights(const TrainParams<T>& p) {
   const auto copy = [&](int64_t m, const Trained<T>& w) {
     if (w.compute != w.value)
       map<T>(m * p.padded_hidden, [](auto v) { return rounded_to_bfloat16(v); }, w.compute, w.value);
   };
   copy(p.in, p.w1);
   copy(p.out, p.w2);
+  return all_finite(p.in, p.padded_hidden, p.w1.value, p.padded_hidden);
 }
