@@ -95,6 +95,8 @@ struct GatherOptions {
 template <class T>
 struct TrainParams {
   static constexpr int64_t kUnit = 16;
+  static constexpr int64_t kSection = 64;  // columns of a sparse batch whose weights are to fit into L1 together
+  int64_t sections() const { return (in + kSection - 1) / kSection; }
 
   int64_t in, hidden, out, padded_hidden, padded_out;
   int64_t block, blocks;  // units per block, number of blocks
@@ -135,11 +137,15 @@ struct TrainParams {
   const T* class_weight;       // (O), or null
   const T* row_weight;         // (batch), or null
 
+  // The rows of the next batch, for prefetching: their order may be random, and each is read once an epoch.
+  const void* const* next_rows;  // (next_batch) pointers to row_bytes each
+  int64_t next_batch, row_bytes;
+
   // Where most of the batch's inputs are zero, the products over them go through the others only. The sums are the same to
   // the bit, since adding 0 · w changes nothing — while every w is finite.
   bool skips_zeros;
   int32_t* nonzero_columns;     // (batch, in) the columns that are not zero, first in each row
-  int32_t* nonzero_count;       // (batch) how many those are
+  int32_t* section_end;         // (batch, sections) how many of a row's lie before the end of each section of columns
   uint64_t* nonzero_rows;       // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
   uint8_t* found_not_finite;    // (blocks) a weight of this block's units has become infinite or NaN
 

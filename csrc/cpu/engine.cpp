@@ -18,6 +18,10 @@ constexpr int64_t kUnit = TrainParams<float>::kUnit;
 constexpr int64_t kMaxBlocks = 16;          // partial outputs of this many blocks are kept: a bound on memory and threads
 constexpr double kSparseBelow = 0.4;  // share of nonzero inputs up to which going through them alone is faster
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
+constexpr int64_t storage_bytes(Storage storage) {
+  return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
+}
+
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 
@@ -40,13 +44,13 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<T> w2_transposed, penalty, square_sum, class_weight;
   Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
   Buffer<uint8_t> row_hit, found_not_finite;
-  Buffer<int32_t> nonzero_columns, nonzero_count;
+  Buffer<int32_t> nonzero_columns, section_end;
   Buffer<uint64_t> nonzero_rows;
   bool weights_finite = true;
   int64_t dense_batches = 0;  // to go before the density is measured again
   double frozen_penalty = 0;
   std::vector<const T*> x_rows, value_rows;
-  std::vector<const void*> source_rows;
+  std::vector<const void*> source_rows, next_rows;
   std::vector<SparseRow> sparse_rows;
   std::vector<int64_t> classes;
   std::vector<T> row_weight;
@@ -136,6 +140,7 @@ struct Engine<T>::Impl final : PhasedJob {
     x_rows.resize(batch);
     value_rows.resize(batch);
     source_rows.resize(batch);
+    next_rows.resize(batch);
     sparse_rows.resize(batch);
     classes.resize(batch);
     row_weight.resize(batch);
@@ -171,13 +176,14 @@ struct Engine<T>::Impl final : PhasedJob {
       if (p.gather.sparse)
         sparse_rows[i] = sparse_row(row);
       else
-        source_rows[i] = static_cast<const char*>(data->x) + row * data->x_stride;
+        source_rows[i] = row_of(row);
       x_rows[i] = p.gather.needed ? p.gathered + i * p.in : static_cast<const T*>(source_rows[i]);
       if (data->classes) classes[i] = data->classes[row];
       if (data->values) value_rows[i] = data->values + row * data->value_stride;
       if (data->row_weight) row_weight[i] = data->row_weight[row];
       weight += loss_weight(row);
     }
+    note_next_batch(first + p.batch);
     p.x_rows = x_rows.data();
     p.source_rows = source_rows.data();
     p.sparse_rows = sparse_rows.data();
@@ -196,7 +202,7 @@ struct Engine<T>::Impl final : PhasedJob {
     if (!scans) return Phase::kForward;
     const int64_t words = (batch_capacity + 63) / 64;
     p.nonzero_columns = nonzero_columns.grow(batch_capacity * p.in);
-    p.nonzero_count = nonzero_count.grow(batch_capacity);
+    p.section_end = section_end.grow(batch_capacity * p.sections());
     p.nonzero_rows = nonzero_rows.grow(words * p.in);
     return Phase::kScan;
   }
@@ -204,11 +210,21 @@ struct Engine<T>::Impl final : PhasedJob {
   // With every row's nonzero numbers counted: whether to go through those alone.
   void choose_product() {
     int64_t nonzero = 0;
-    for (int64_t i = 0; i < p.batch; ++i) nonzero += p.nonzero_count[i];
+    for (int64_t i = 1; i <= p.batch; ++i) nonzero += p.section_end[i * p.sections() - 1];
     const double density = static_cast<double>(nonzero) / static_cast<double>(p.batch * p.in);
     p.skips_zeros = skip_zeros == SkipZeros::kAlways || density < kSparseBelow;
     if (!p.skips_zeros) dense_batches = kLookAgainAfter;
   }
+
+  void note_next_batch(int64_t first) {
+    const bool is_last = steps_done + 1 >= stretch.steps || p.gather.sparse;
+    p.next_batch = is_last ? 0 : std::min(stretch.batch_size, stretch.order.rows - first);
+    for (int64_t i = 0; i < p.next_batch; ++i) next_rows[i] = row_of(stretch.order.row ? stretch.order.row[first + i] : first + i);
+    p.next_rows = next_rows.data();
+    p.row_bytes = p.in * storage_bytes(p.gather.storage);
+  }
+
+  const void* row_of(int64_t row) const { return static_cast<const char*>(data->x) + row * data->x_stride; }
 
   SparseRow sparse_row(int64_t row) const {
     const int64_t begin = data->offsets[row];

@@ -91,6 +91,17 @@ TWOLAYER_INLINE void for_row_tiles(int64_t count, F&& f) {
   for (; m < count; ++m) f.template operator()<1>(m);
 }
 
+// Calls f.template operator()<count>() for a count of 1 … kMax known only now; nothing for 0.
+template <int kMax, class F>
+TWOLAYER_INLINE void for_exactly(int64_t count, F&& f) {
+  if constexpr (kMax > 0) {
+    if (count == kMax)
+      f.template operator()<kMax>();
+    else
+      for_exactly<kMax - 1>(count, f);
+  }
+}
+
 // Calls f.template operator()<kVectors, kTail>(n, tail) over [0, count) columns, at most kMax vectors at a time.
 template <class T, int kMax = TileShape<T>::vectors, class F>
 TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
@@ -98,11 +109,7 @@ TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
   int64_t n = 0;
   for (; n + kMax * L <= count; n += kMax * L) f.template operator()<kMax, false>(n, L);
   const int64_t whole = (count - n) / L;
-  if constexpr (kMax > 2)
-    if (whole == 3) f.template operator()<3, false>(n, L);
-  if constexpr (kMax > 2)
-    if (whole == 2) f.template operator()<2, false>(n, L);
-  if (whole == 1) f.template operator()<1, false>(n, L);
+  for_exactly<kMax - 1>(whole, [&]<int kVectors>() { f.template operator()<kVectors, false>(n, L); });
   n += whole * L;
   if (n < count) f.template operator()<1, true>(n, count - n);
 }

@@ -3,60 +3,77 @@
 // Each sum takes its terms in the order the dense product does, so the two agree to the bit. Two sums are formed at a time:
 // one alone would wait for its own additions.
 
-constexpr int kSparseVectors = 4;  // of a row of weights, per pass over a row's nonzero numbers
+constexpr int64_t kPrefetchLines = 16;  // of the next batch per two columns: enough to be done before the columns are
+constexpr int kSparseVectors = TWOLAYER_VECTOR_REGISTERS >= 32 ? 8 : 4;  // of a row of weights, per pass over the lists
 
 // Lists what is not zero: by row for rows [row0, row1), by column for columns [column0, column1).
 template <class T>
 void train_scan(const TrainParams<T>& p, int64_t row0, int64_t row1, int64_t column0, int64_t column1) {
-  for (int64_t row = row0; row < row1; ++row)
-    p.nonzero_count[row] = static_cast<int32_t>(list_nonzero(p.in, p.x_rows[row], p.nonzero_columns + row * p.in));
+  const int64_t sections = p.sections();
+  for (int64_t row = row0; row < row1; ++row) {
+    int32_t *list = p.nonzero_columns + row * p.in, *ends = p.section_end + row * sections;
+    int32_t count = 0;
+    for (int64_t s = 0; s < sections; ++s) {
+      const int64_t first = s * TrainParams<T>::kSection, n = min_of(TrainParams<T>::kSection, p.in - first);
+      count += static_cast<int32_t>(list_nonzero(n, p.x_rows[row] + first, static_cast<int32_t>(first), list + count));
+      ends[s] = count;
+    }
+  }
   for (int64_t row = 0; row < p.batch; row += 64) {
     uint64_t* words = p.nonzero_rows + row / 64 * p.in;
-    for (int64_t i = column0; i < column1; ++i) words[i] = 0;
     const int64_t rows = min_of(64, p.batch - row);
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* x = p.x_rows[row + r];
-      for (int64_t i = column0; i < column1; ++i) words[i] |= static_cast<uint64_t>(x[i] != 0) << r;
+    int64_t i = column0;
+    for (; i + 16 <= column1; i += 16) mark_nonzero(rows, p.x_rows + row, i, words + i);
+    for (; i < column1; ++i) {
+      words[i] = 0;
+      for (int64_t r = 0; r < rows; ++r) words[i] |= static_cast<uint64_t>(p.x_rows[row + r][i] != 0) << r;
     }
   }
 }
 
-// z (kRows rows, stride H) += x w for rows [row, row + kRows) and units [unit, unit + kVectors · lanes).
+// z (kRows rows, stride H) += x w for rows [row, row + kRows), units [unit, unit + kVectors · lanes) and one section of the
+// columns.
 template <int kRows, int kVectors, class T>
-TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t row, int64_t unit, T* z) {
+TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t section, int64_t row, int64_t unit, T* z) {
   constexpr int L = lanes<T>;
   const int64_t H = p.padded_hidden;
   const T* w = p.w1.compute + unit;
   Vec<T> acc[kRows][kVectors];
   const T* x[kRows];
-  const int32_t* columns[kRows];
-  int32_t shortest = p.nonzero_count[row];
+  const int32_t *next[kRows], *end[kRows];
+  int64_t shortest = p.in;
   for (int r = 0; r < kRows; ++r) {
+    const int32_t *columns = p.nonzero_columns + (row + r) * p.in, *ends = p.section_end + (row + r) * p.sections();
     x[r] = p.x_rows[row + r];
-    columns[r] = p.nonzero_columns + (row + r) * p.in;
-    if (p.nonzero_count[row + r] < shortest) shortest = p.nonzero_count[row + r];
+    next[r] = columns + (section ? ends[section - 1] : 0);
+    end[r] = columns + ends[section];
+    shortest = min_of(shortest, end[r] - next[r]);
     for (int v = 0; v < kVectors; ++v) acc[r][v] = load(z + r * H + v * L);
   }
-  const auto add = [&](int r, int32_t k) {
-    const int64_t column = columns[r][k];
+  const auto add = [&](int r) {
+    const int64_t column = *next[r]++;
     const Vec<T> xk = broadcast<T>(x[r][column]);
     for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(xk, load(w + column * H + v * L), acc[r][v]);
   };
-  for (int32_t k = 0; k < shortest; ++k)
-    for (int r = 0; r < kRows; ++r) add(r, k);
+  for (; shortest > 0; --shortest)
+    for (int r = 0; r < kRows; ++r) add(r);
   for (int r = 0; r < kRows; ++r)
-    for (int32_t k = shortest; k < p.nonzero_count[row + r]; ++k) add(r, k);
+    while (next[r] < end[r]) add(r);
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < kVectors; ++v) store(z + r * H + v * L, acc[r][v]);
 }
 
-// z (rows, width) += x w for rows from `row` on and units from `unit` on; width is a whole number of vectors.
+// z (rows, width) += x w for rows from `row` on and units from `unit` on; width is a whole number of vectors. All rows go
+// through one section of the columns before the next, so that its weights stay in L1.
 template <class T>
 void sparse_forward(const TrainParams<T>& p, int64_t row, int64_t rows, int64_t unit, int64_t width, T* z) {
+  const int64_t H = p.padded_hidden;
   for_column_tiles<T, kSparseVectors>(width, [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-    int64_t r = 0;
-    for (; r + 2 <= rows; r += 2) sparse_forward_tile<2, kVectors>(p, row + r, unit + j, z + r * p.padded_hidden + j);
-    if (r < rows) sparse_forward_tile<1, kVectors>(p, row + r, unit + j, z + r * p.padded_hidden + j);
+    for (int64_t section = 0; section < p.sections(); ++section) {
+      int64_t r = 0;
+      for (; r + 2 <= rows; r += 2) sparse_forward_tile<2, kVectors>(p, section, row + r, unit + j, z + r * H + j);
+      if (r < rows) sparse_forward_tile<1, kVectors>(p, section, row + r, unit + j, z + r * H + j);
+    }
   });
 }
 

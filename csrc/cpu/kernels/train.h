@@ -112,6 +112,27 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
 
 // ---- Backward and update
 
+// Brings the next batch's rows towards the caches, a few lines at a call, so that memory works while the weights are
+// updated. A chunk takes the share of rows that its blocks are of all.
+template <class T>
+class NextBatch {
+ public:
+  TWOLAYER_INLINE NextBatch(const TrainParams<T>& p, int64_t block0, int64_t block1)
+      : p_(p), row_(block0 * p.next_batch / p.blocks), end_(block1 * p.next_batch / p.blocks) {}
+
+  TWOLAYER_INLINE void prefetch(int64_t lines) {
+    for (; lines > 0 && row_ < end_; --lines) {
+      __builtin_prefetch(static_cast<const char*>(p_.next_rows[row_]) + at_, 0, 2);
+      at_ += 64;
+      if (at_ >= p_.row_bytes) at_ = 0, ++row_;
+    }
+  }
+
+ private:
+  const TrainParams<T>& p_;
+  int64_t row_, end_, at_ = 0;
+};
+
 // What happens between a gradient and the parameter, with the step's constants spread over vectors.
 template <class T, class Rule>
 struct Updater {
@@ -200,7 +221,7 @@ struct Updater {
   }
 
   // w1 from its gradient where most inputs are zero. A column of zeros has no gradient.
-  void sparse_weight(const HiddenRange<T>& units) const {
+  void sparse_weight(const HiddenRange<T>& units, NextBatch<T> next) const {
     const Trained<T>& w = p.w1;
     const bool nothing_is_no_change = rule.zero_changes_nothing() && !penalised && !waits;
     const int64_t words = ceil_div(p.batch, 64);
@@ -225,6 +246,7 @@ struct Updater {
         if (found < 2) continue;
         sparse_gradient_tile<2, kVectors>(p, pair, unit, tile);
         take(pair[0], tile), take(pair[1], tile + width);
+        next.prefetch(kPrefetchLines);
         found = 0;
       }
       if (found == 0) return;
@@ -316,7 +338,7 @@ void train_backward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
     updater.weight(p.out, units, grad_out, p.hidden_value + units.begin, p.w2);
     updater.bias(units.begin, width, grad_z, H, p.b1, units.begin);
     if (p.skips_zeros && !p.w1.frozen && all_finite(p.batch, width, grad_z, H))
-      updater.sparse_weight(units);
+      updater.sparse_weight(units, NextBatch<T>(p, block0, block1));
     else
       updater.weight(p.in, units, RowPointers<T>{p.x_rows}, grad_z, p.w1);
     if (sum(updater.zeros) != 0) p.found_not_finite[block0] = 1;

@@ -52,18 +52,27 @@ TWOLAYER_INLINE void store_partial(bfloat16* p, f32 v, int64_t n) {
 }
 
 // A whole vector is written at a time, so the last few of n go one by one.
-TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const float* x, int32_t* index) {
+TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const float* x, int32_t first, int32_t* index) {
   const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   int64_t count = 0, i = 0;
   for (; i + 16 <= n; i += 16) {
     const __mmask16 nonzero = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    const __m512i position = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int32_t>(i)));
+    const __m512i position = _mm512_add_epi32(lane, _mm512_set1_epi32(first + static_cast<int32_t>(i)));
     _mm512_storeu_si512(index + count, _mm512_maskz_compress_epi32(nonzero, position));
     count += __builtin_popcount(nonzero);
   }
-  for (; i < n; ++i) {
-    index[count] = static_cast<int32_t>(i);
-    count += x[i] != 0;
+  return count + list_nonzero<float>(n - i, x + i, first + static_cast<int32_t>(i), index + count);
+}
+
+TWOLAYER_INLINE void mark_nonzero(int64_t rows, const float* const* x_rows, int64_t column, uint64_t* marks) {
+  __m512i low = _mm512_setzero_si512(), high = low;
+  for (int64_t r = 0; r < rows; ++r) {
+    const __m512i bit = _mm512_set1_epi64(static_cast<int64_t>(uint64_t{1} << r));
+    const __mmask16 nonzero =
+        _mm512_cmp_ps_mask(_mm512_loadu_ps(x_rows[r] + column), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    low = _mm512_mask_or_epi64(low, static_cast<__mmask8>(nonzero), low, bit);
+    high = _mm512_mask_or_epi64(high, static_cast<__mmask8>(nonzero >> 8), high, bit);
   }
-  return count;
+  _mm512_storeu_si512(marks, low);
+  _mm512_storeu_si512(marks + 8, high);
 }

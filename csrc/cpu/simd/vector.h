@@ -270,16 +270,24 @@ TWOLAYER_INLINE Element<V> maximum(V v) {
   return reduce<Maximum, Element<V>, lanes<Element<V>>>(v);
 }
 
-// ---- Positions of what is not zero
+// ---- Where rows of numbers are not zero
 
-// Writes the indices of the nonzero numbers of x (n) to `index`, in ascending order, and returns how many there are. `index`
-// has room for n.
+// Writes first + i for every x[i] ≠ 0, i in [0, n), in ascending order, and returns how many there are. `index` has room
+// for n.
 template <class T>
-TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const T* x, int32_t* index) {
+TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const T* x, int32_t first, int32_t* index) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i) {
-    index[count] = static_cast<int32_t>(i);
+    index[count] = first + static_cast<int32_t>(i);
     count += x[i] != 0;
   }
   return count;
+}
+
+// Bit r of marks[c] says whether x_rows[r][column + c] ≠ 0, for c in [0, 16) and r in [0, rows), rows ≤ 64.
+template <class T>
+TWOLAYER_INLINE void mark_nonzero(int64_t rows, const T* const* x_rows, int64_t column, uint64_t* marks) {
+  for (int c = 0; c < 16; ++c) marks[c] = 0;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int c = 0; c < 16; ++c) marks[c] |= static_cast<uint64_t>(x_rows[r][column + c] != 0) << r;
 }
