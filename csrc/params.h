@@ -17,8 +17,8 @@ struct ForwardParams {
   const T* b1;  // (hidden) or null
   const T* w2;  // (out, hidden)
   const T* b2;  // (out) or null
-  T* saved;     // (batch, hidden) or null: what backward needs, the activation's output or its input (math/activations.h)
-  T* y;         // (batch, out)
+  T* saved;  // (batch, hidden) or null: what backward needs, the activation's output or its input (math/activations.h)
+  T* y;      // (batch, out)
   int activation;
   int threads;
 };
@@ -49,14 +49,14 @@ struct OptimizerOptions {
 
 struct LossOptions {
   double label_smoothing = 0;
-  double beta = 1;             // where smooth_l1 and huber turn from a square to a line
+  double beta = 1;              // where smooth_l1 and huber turn from a square to a line
   int64_t ignore_index = -100;  // rows of this class count for nothing
 };
 
 // What is done to a gradient before the optimiser sees it. Zero: nothing.
 struct GradientOptions {
-  double l1 = 0, l2 = 0;                    // penalties on w1 and w2, part of the loss
-  double clip_norm = 0, clip_value = 0;     // of the whole gradient, and of each number
+  double l1 = 0, l2 = 0;                 // penalties on w1 and w2, part of the loss
+  double clip_norm = 0, clip_value = 0;  // of the whole gradient, and of each number
 };
 
 // A parameter, what its optimiser remembers of it, and its gradient: arrays of one shape. A null value: the net has no
@@ -89,9 +89,9 @@ struct GatherOptions {
 };
 
 // One training step, as the engine lays it out. Weights are kept with the hidden units contiguous, so that each thread
-// owns some units and their weights never leave its cache: w1 transposed, and w2 in both layouts. H and O are hidden and
-// out padded to kUnit. A block is a run of hidden units whose contributions to the outputs are summed first; the blocks'
-// partial outputs are then added in order, so no bit depends on the thread count.
+// owns some units and their weights never leave its cache: w1 transposed, and w2 in both layouts. H and O are hidden
+// and out padded to kUnit. A block is a run of hidden units whose contributions to the outputs are summed first; the
+// blocks' partial outputs are then added in order, so no bit depends on the thread count.
 template <class T>
 struct TrainParams {
   static constexpr int64_t kUnit = 16;
@@ -104,10 +104,10 @@ struct TrainParams {
   OptimizerOptions options;
   LossOptions loss_options;
   GradientOptions gradient;
-  double dropout;        // the share of hidden values set to zero
-  uint64_t dropout_key;  // of the run; with the step, the row and the unit it decides who is dropped
+  double dropout;         // the share of hidden values set to zero
+  uint64_t dropout_key;   // of the run; with the step, the row and the unit it decides who is dropped
   bool bfloat16_compute;  // factors of products are rounded to bfloat16
-  bool training;         // false: outputs, losses and hits only
+  bool training;          // false: outputs, losses and hits only
 
   Trained<T> w1;     // (in, H)
   Trained<T> b1;     // (H)
@@ -115,16 +115,16 @@ struct TrainParams {
   Trained<T> b2;     // (O)
   T* w2_transposed;  // (H, O), of w2.compute
 
-  T* hidden_value;  // (batch, H) the activation's output, dropout applied
-  T* hidden_saved;  // (batch, H) what its derivative is computed from; may be hidden_value
-  T* grad_hidden;   // (batch, H) at the activation's input
-  T* partial;       // (blocks, batch, O) partial outputs
-  T* grad_out;      // (batch, O)
-  T* row_loss;      // (batch) each row's loss times its weight, not yet divided
-  T* soft_target;   // (batch, O) scratch of losses over weighted or smoothed classes, or null
+  T* hidden_value;   // (batch, H) the activation's output, dropout applied
+  T* hidden_saved;   // (batch, H) what its derivative is computed from; may be hidden_value
+  T* grad_hidden;    // (batch, H) at the activation's input
+  T* partial;        // (blocks, batch, O) partial outputs
+  T* grad_out;       // (batch, O)
+  T* row_loss;       // (batch) each row's loss times its weight, not yet divided
+  T* soft_target;    // (batch, O) scratch of losses over weighted or smoothed classes, or null
   uint8_t* row_hit;  // (batch) whether the largest output is the row's class
-  T* penalty;       // (2, H) sums over each unit's weights of |w| and w², as they were before the update
-  T* square_sum;    // (H + O) sums of squared gradients by column
+  T* penalty;        // (2, H) sums over each unit's weights of |w| and w², as they were before the update
+  T* square_sum;     // (H + O) sums of squared gradients by column
 
   // This step's batch.
   int64_t batch;
@@ -141,13 +141,13 @@ struct TrainParams {
   const void* const* next_rows;  // (next_batch) pointers to row_bytes each
   int64_t next_batch, row_bytes;
 
-  // Where most of the batch's inputs are zero, the products over them go through the others only. The sums are the same to
-  // the bit, since adding 0 · w changes nothing — while every w is finite.
+  // Where most of the batch's inputs are zero, the products over them go through the others only. The sums are the same
+  // to the bit, since adding 0 · w changes nothing — while every w is finite.
   bool skips_zeros;
-  int32_t* nonzero_columns;     // (batch, in) the columns that are not zero, first in each row
-  int32_t* section_end;         // (batch, sections) how many of a row's lie before the end of each section of columns
-  uint64_t* nonzero_rows;       // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
-  uint8_t* found_not_finite;    // (blocks) a weight of this block's units has become infinite or NaN
+  int32_t* nonzero_columns;   // (batch, in) the columns that are not zero, first in each row
+  int32_t* section_end;       // (batch, sections) how many of a row's lie before the end of each section of columns
+  uint64_t* nonzero_rows;     // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
+  uint8_t* found_not_finite;  // (blocks) a weight of this block's units has become infinite or NaN
 
   // Where x_rows must first be made from rows of another kind.
   GatherOptions gather;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from twolayer.reference import numpy as reference
-from twolayer.registry import ACTIVATIONS, LOSSES
+from twolayer.reference import torch as torch_reference
+from twolayer.registry import ACTIVATIONS, LOSSES, OPTIMIZERS
+from twolayer.training.torch_optim import CLASSES as TORCH_OPTIMIZERS
 
 Array = NDArray[Any]
 
@@ -30,8 +33,38 @@ TRAINED_DTYPES = (torch.float32, torch.float64)
 # random cases; in float64 half of it is the reference's own.
 BOUNDS = {torch.float32: 4, torch.float64: 5, torch.bfloat16: 1}
 
-# The largest error of the losses or of a parameter of a Training: the norm of the difference over the norm.
+# The largest error of the losses or of a parameter of a Training: the norm of the difference over the norm. The second
+# is for factors rounded to bfloat16; the third for them against a reference that rounds them too: sums in another order
+# move a number across a rounding boundary now and then.
 TRAINING_BOUNDS = {torch.float32: 1e-6, torch.float64: 2e-15}
+BFLOAT16_COMPUTE_BOUND = 2e-1
+BFLOAT16_ROUNDING_BOUND = 1e-3
+
+# All that an engine is told beside the net, the names and the threads, where a test says nothing else.
+ENGINE_DEFAULTS: dict[str, Any] = {
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "weight_decay": 0.0,
+    "nesterov": False,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "amsgrad": False,
+    "alpha": 0.99,
+    "centered": False,
+    "lr_decay": 0.0,
+    "initial_accumulator_value": 0.0,
+    "label_smoothing": 0.0,
+    "loss_beta": 1.0,
+    "ignore_index": -100,
+    "l1": 0.0,
+    "l2": 0.0,
+    "clip_norm": 0.0,
+    "clip_value": 0.0,
+    "dropout": 0.0,
+    "seed": 11,
+    "bfloat16_compute": False,
+    "skip_zeros": "auto",
+}
 
 
 class Shape(NamedTuple):
@@ -163,6 +196,8 @@ def ground_truth(case: Case, seed: int = 0) -> dict[str, Exact]:
 
 
 SMALL_BATCHES = Shape(8, 9, 20, 5)
+SMALL_EPS = 1e-3  # yet too large for a part of a gradient that is nothing but rounding error to become a whole step
+RATES = {"sgd": 0.1, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.005, "adagrad": 0.05}  # move weights by some tenths
 
 
 @dataclass(frozen=True)
@@ -180,17 +215,39 @@ class Training:
     nesterov: bool = False
     weight_decay: float = 0.0
     without: tuple[str, ...] = ()  # of b1 and b2
+    bfloat16_compute: bool = False  # of a float32 net
 
     def __str__(self) -> str:
-        options = [f"{name} {value}" for name, value in self.update_rule.items() if name != "lr" and value]
-        words = (self.loss, self.activation, name_of(self.dtype), f"{self.rows} rows", self.shape, *options)
-        return " ".join(map(str, (*words, *(f"no {bias}" for bias in self.without))))
+        options = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
+        words = (self.loss, self.optimizer, self.activation, self.precision, f"{self.rows} rows", self.shape)
+        differing = (f"{name} {value}" for name, value in options.items() if value)
+        return " ".join(map(str, (*words, *differing, *(f"no {bias}" for bias in self.without))))
+
+    @property
+    def precision(self) -> str:
+        return "bfloat16" if self.bfloat16_compute else name_of(self.dtype)
+
+    @property
+    def bound(self) -> float:
+        """How far from the truth it may be."""
+        return BFLOAT16_COMPUTE_BOUND if self.bfloat16_compute else TRAINING_BOUNDS[self.dtype]
+
+    @property
+    def batches(self) -> int:
+        """The number of batches in an epoch."""
+        return -(-self.rows // self.shape.batch)
+
+    @property
+    def lr(self) -> float:
+        is_steep = LOSSES[self.loss].reduction == "sum" and self.optimizer == "sgd"
+        return RATES[self.optimizer] * (0.02 if is_steep else 1)
 
     @property
     def update_rule(self) -> dict[str, Any]:
-        """The options of the optimiser; the learning rate moves the parameters by some tenths of their size."""
-        lr = 0.002 if self.loss == "mse_sum" else 0.1
-        return {"lr": lr, "momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
+        """All options of the optimiser but the learning rate."""
+        own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
+        given = ENGINE_DEFAULTS | own | {"eps": SMALL_EPS}
+        return {name: given[name] for name in OPTIMIZERS[self.optimizer].options if name != "lr"}
 
 
 class TrainingData(NamedTuple):
@@ -198,9 +255,14 @@ class TrainingData(NamedTuple):
     y: Array  # classes (rows,), or values (rows, out)
     parameters: dict[str, Array | None]  # w1 (hidden, in), b1 (hidden,), w2 (out, hidden), b2 (out,)
 
+    def astype(self, dtype: type) -> TrainingData:
+        parameters = {name: None if p is None else p.astype(dtype) for name, p in self.parameters.items()}
+        y = self.y.astype(dtype) if self.y.ndim == 2 else self.y
+        return TrainingData(self.x.astype(dtype), y, parameters)
+
 
 def training_data(training: Training, seed: int = 0) -> TrainingData:
-    """Random data in the training's dtype."""
+    """Random data in the training's dtype; half of x is 0 or −0."""
     rows, (_, in_features, hidden, out) = training.rows, training.shape
     rng = np.random.default_rng(seed)
     dtype = np.dtype(name_of(training.dtype))
@@ -209,17 +271,19 @@ def training_data(training: Training, seed: int = 0) -> TrainingData:
         numbers = rng.standard_normal(shape) / fan_in**0.5
         return None if name in training.without else numbers.astype(dtype)
 
-    classes = LOSSES[training.loss].targets == "classes"
-    return TrainingData(
-        x=draw("x", rows, in_features),
-        y=rng.integers(0, out, rows) if classes else draw("y", rows, out),
-        parameters={
-            "w1": draw("w1", hidden, in_features, fan_in=in_features),
-            "b1": draw("b1", hidden),
-            "w2": draw("w2", out, hidden, fan_in=hidden),
-            "b2": draw("b2", out),
-        },
-    )
+    x = draw("x", rows, in_features)
+    if LOSSES[training.loss].targets == "classes_or_distributions":
+        y = rng.integers(0, out, rows)
+    else:
+        y = rng.random((rows, out)).astype(dtype)  # probabilities too, as bce_with_logits wants them
+    parameters = {
+        "w1": draw("w1", hidden, in_features, fan_in=in_features),
+        "b1": draw("b1", hidden),
+        "w2": draw("w2", out, hidden, fan_in=hidden),
+        "b2": draw("b2", out),
+    }
+    x[rng.random(x.shape) < 0.5] *= 0
+    return TrainingData(x, y, parameters)
 
 
 class Trained(NamedTuple):
@@ -229,26 +293,58 @@ class Trained(NamedTuple):
 
 def train_exactly(training: Training) -> Trained:
     """The ground truth of a training: the reference in float64."""
-    x, y, parameters = training_data(training)
-    exact = {name: None if p is None else p.astype(np.float64) for name, p in parameters.items()}
+    x, y, exact = training_data(training).astype(np.float64)
     curves = reference.train(
         exact,
-        x.astype(np.float64),
+        x,
         y,
         activation=training.activation,
         loss=training.loss,
         batch_size=training.shape.batch,
         epochs=training.epochs,
         optimizer=training.optimizer,
+        lr=training.lr,
         **training.update_rule,
     )
     return Trained(np.array(curves.step_loss), {name: p for name, p in exact.items() if p is not None})
+
+
+class Step(NamedTuple):
+    loss: float
+    parameters: dict[str, Array]  # after it
+
+
+def steps_of_torch(training: Training) -> Iterator[Step]:
+    """What autograd and torch.optim make of the training in float64, step by step."""
+    x, y, arrays = training_data(training).astype(np.float64)
+    x, y = torch.from_numpy(x), torch.from_numpy(y)
+    net = {name: None if a is None else torch.from_numpy(a).requires_grad_() for name, a in arrays.items()}
+    trained = {name: tensor for name, tensor in net.items() if tensor is not None}
+    optimizer = TORCH_OPTIMIZERS[training.optimizer](trained.values(), lr=training.lr, **training.update_rule)
+    for epoch in range(training.epochs):
+        order = torch.from_numpy(reference.permutation(training.rows, 0, epoch))
+        for rows in order.split(training.shape.batch):
+            optimizer.zero_grad()
+            z = torch_reference.two_layer(x[rows], *net.values(), training.activation)
+            loss = torch_reference.LOSSES[training.loss](z, y[rows])
+            loss.backward()
+            optimizer.step()
+            yield Step(loss.item(), {name: tensor.detach().numpy().copy() for name, tensor in trained.items()})
 
 
 def relative_error(result: Array, truth: Array) -> float:
     """The norm of the difference over the norm; infinite where a result is not a number."""
     error = float(np.linalg.norm(result - truth) / np.linalg.norm(truth))
     return np.inf if np.isnan(error) else error
+
+
+def _every_pair() -> Iterator[Training]:
+    """Every loss with every activation in every precision, the optimisers in turn: each meets each of the others."""
+    precisions = [(torch.float32, False), (torch.float64, False), (torch.float32, True)]
+    choices = itertools.product(*(list(enumerate(names)) for names in (LOSSES, ACTIVATIONS, precisions)))
+    for (i, loss), (j, activation), (k, (dtype, bfloat16_compute)) in choices:
+        optimizer = list(OPTIMIZERS)[(i + j + k) % len(OPTIMIZERS)]
+        yield Training(loss, activation, dtype, optimizer=optimizer, bfloat16_compute=bfloat16_compute)
 
 
 def _special_trainings(dtype: torch.dtype) -> list[Training]:
@@ -263,11 +359,14 @@ def _special_trainings(dtype: torch.dtype) -> list[Training]:
         softmax(momentum=0.9, nesterov=True),
         softmax(weight_decay=0.1),
         softmax(momentum=0.5, nesterov=True, weight_decay=0.1),
+        *(softmax(optimizer=optimizer, weight_decay=0.1) for optimizer in OPTIMIZERS if optimizer != "sgd"),
         *(softmax(without=without) for without in (("b1",), ("b2",), ("b1", "b2"))),
     ]
 
 
 TRAININGS = [
+    *_every_pair(),
     *(Training(*choice) for choice in itertools.product(LOSSES, ACTIVATIONS, TRAINED_DTYPES)),
     *(training for dtype in TRAINED_DTYPES for training in _special_trainings(dtype)),
 ]
+TRAININGS = list(dict.fromkeys(TRAININGS))  # each once

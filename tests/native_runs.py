@@ -19,13 +19,17 @@ import numpy as np
 import torch
 from cases import (
     CASES,
+    ENGINE_DEFAULTS,
     INPUTS,
+    PARAMETERS,
     TRAININGS,
     Array,
     Case,
     Problem,
+    Step,
     Trained,
     Training,
+    TrainingData,
     problem,
     training_data,
 )
@@ -85,26 +89,46 @@ def run_kernels(case: Case, seed: int = 0, *, threads: int = 1) -> dict[str, Ten
     return results | run_backward(given, results["saved"], case.activation, threads=threads)
 
 
-def make_engine(training: Training, *, threads: int = 1, **changes: Any) -> Any:
+def engine_config(training: Training, **changes: Any) -> dict[str, Any]:
     _, in_features, hidden, out = training.shape
-    engine = {torch.float32: _core.EngineFloat32, torch.float64: _core.EngineFloat64}[training.dtype]
-    arguments = {
+    named = {
         "in_features": in_features,
         "hidden_features": hidden,
         "out_features": out,
         "activation": ACTIVATIONS[training.activation].id,
         "loss": LOSSES[training.loss].id,
         "optimizer": OPTIMIZERS[training.optimizer].id,
-        "dampening": 0.0,
-        "has_b1": "b1" not in training.without,
-        "has_b2": "b2" not in training.without,
-        "threads": threads,
+        "bfloat16_compute": training.bfloat16_compute,
+        "present": [name not in training.without for name in PARAMETERS],
+        "frozen": [False] * len(PARAMETERS),
+        "threads": 1,
     }
-    return engine(**arguments | training.update_rule | changes)
+    return ENGINE_DEFAULTS | named | training.update_rule | changes
 
 
-def batches(training: Training) -> int:
-    return -(-training.rows // training.shape.batch)
+def make_engine(training: Training, **changes: Any) -> Any:
+    engine = {torch.float32: _core.EngineFloat32, torch.float64: _core.EngineFloat64}[training.dtype]
+    return engine(engine_config(training, **changes))
+
+
+def run_steps(
+    engine: Any,
+    x: Any,
+    y: Array,
+    losses: Array,
+    batch_size: int,
+    *,
+    lr: float,
+    order: Array | None = None,
+    first_step: int = 0,
+    stop_if_not_finite: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> bool:
+    """``engine.run``: a step for each entry of ``losses``, of rows that weigh the same and are taken as they are."""
+    rates = np.full(len(losses), lr)
+    return engine.run(
+        x, y, None, None, 1.0, 0.0, order, batch_size, first_step, rates, losses, stop_if_not_finite, on_progress
+    )
 
 
 def stored(engine: Any, training: Training) -> dict[str, Array]:
@@ -115,15 +139,31 @@ def stored(engine: Any, training: Training) -> dict[str, Array]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def train(training: Training, *, threads: int = 1) -> Trained:
+def train(training: Training, **changes: Any) -> Trained:
     """Run the training on an engine of its own, a call of ``run`` for each epoch."""
     x, y, parameters = training_data(training)
-    engine = make_engine(training, threads=threads)
+    engine = make_engine(training, **changes)
     engine.load(tuple(parameters.values()))
-    losses = np.full((training.epochs, batches(training)), np.nan)
+    losses = np.full((training.epochs, training.batches), np.nan)
     for epoch in range(training.epochs):
-        engine.run(x, y, permutation(training.rows, 0, epoch), losses[epoch], training.shape.batch, None)
+        order = permutation(training.rows, 0, epoch)
+        run_steps(engine, x, y, losses[epoch], training.shape.batch, lr=training.lr, order=order)
     return Trained(losses.ravel(), stored(engine, training))
+
+
+def steps_of(engine: Any, training: Training, data: TrainingData, lr: float | None = None) -> Iterator[Step]:
+    """Run the training on a native engine or its NumPy twin, a call of ``run`` for each step."""
+    lr = training.lr if lr is None else lr
+    engine.load(tuple(data.parameters.values()))
+    loss = np.full(1, np.nan)
+    for epoch in range(training.epochs):
+        order = permutation(training.rows, 0, epoch)
+        for step in range(training.batches):
+            batch = training.shape.batch
+            run_steps(engine, data.x, data.y, loss, batch, lr=lr, order=order, first_step=step)
+            arrays = {name: None if p is None else np.full_like(p, np.nan) for name, p in data.parameters.items()}
+            engine.store(tuple(arrays.values()))
+            yield Step(float(loss[0]), {name: array for name, array in arrays.items() if array is not None})
 
 
 def run_kernels_guarded(case: Case) -> dict[str, Tensor]:
@@ -141,7 +181,7 @@ def run_kernels_guarded(case: Case) -> dict[str, Tensor]:
     return at_end
 
 
-def train_guarded(training: Training) -> Trained:
+def train_guarded(training: Training, **changes: Any) -> Trained:
     """``train`` with all that Python hands to the engine in guarded memory."""
     memory = GuardedMemory("end")
 
@@ -150,12 +190,12 @@ def train_guarded(training: Training) -> Trained:
 
     x, y, parameters = training_data(training)
     arrays = {name: None if p is None else guarded(p) for name, p in parameters.items()}
-    engine = make_engine(training)
+    engine = make_engine(training, **changes)
     engine.load(tuple(arrays.values()))
-    losses = [guarded(np.full(batches(training), np.nan)) for _ in range(training.epochs)]
+    losses = [guarded(np.full(training.batches, np.nan)) for _ in range(training.epochs)]
     for epoch in range(training.epochs):
         order = guarded(permutation(training.rows, 0, epoch))
-        engine.run(guarded(x), guarded(y), order, losses[epoch], training.shape.batch, None)
+        run_steps(engine, guarded(x), guarded(y), losses[epoch], training.shape.batch, lr=training.lr, order=order)
     engine.store(tuple(arrays.values()))
     memory.check()
     return Trained(np.concatenate(losses), {name: array for name, array in arrays.items() if array is not None})
@@ -185,9 +225,13 @@ def _all_results() -> Iterator[tuple[str, Array]]:
         for name, tensor in run_kernels_guarded(case).items():
             yield f"{case}: {name}", (tensor.float() if case.dtype == torch.bfloat16 else tensor).numpy()
     for training in TRAININGS:
-        trained = train_guarded(training)
+        trained, skipping = (train_guarded(training, skip_zeros=choice) for choice in ("never", "always"))
+        np.testing.assert_array_equal(skipping.step_loss, trained.step_loss, err_msg=f"{training} skipping zeros")
         yield f"{training}: step_loss", trained.step_loss
         for name, array in trained.parameters.items():
+            np.testing.assert_array_equal(
+                skipping.parameters[name], array, err_msg=f"{training} skipping zeros: {name}"
+            )
             yield f"{training}: {name}", array
 
 

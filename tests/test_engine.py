@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pickle
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 from cases import (
+    BFLOAT16_ROUNDING_BOUND,
+    PARAMETERS,
     TRAINED_DTYPES,
     TRAINING_BOUNDS,
     TRAININGS,
@@ -23,15 +26,17 @@ from cases import (
     Training,
     name_of,
     relative_error,
+    steps_of_torch,
     train_exactly,
     training_data,
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from native_runs import batches, make_engine, results_on, stored, train
+from native_runs import engine_config, make_engine, results_on, run_steps, steps_of, stored, train
 
 from twolayer import _core
 from twolayer.reference import numpy as reference
+from twolayer.reference.engine import ReferenceEngine
 from twolayer.registry import ACTIVATIONS, LOSSES, OPTIMIZERS
 
 every_training = pytest.mark.parametrize("training", TRAININGS, ids=str)
@@ -47,7 +52,7 @@ wide_trainings = pytest.mark.parametrize("training", [WIDE, DEEP, replace(WIDE, 
 
 def assert_near_the_truth(trained, training):
     exact = train_exactly(training)
-    bound = TRAINING_BOUNDS[training.dtype]
+    bound = training.bound
     assert relative_error(trained.step_loss, exact.step_loss) <= bound
     np.testing.assert_allclose(trained.step_loss, exact.step_loss, rtol=20 * bound)  # no step is lost in the norm
     for name, parameter in exact.parameters.items():
@@ -75,17 +80,58 @@ def test_table(training):
     assert_near_the_truth(train(training), training)
 
 
+@pytest.fixture
+def one_torch_thread():
+    """OpenMP's threads wait for each other at every op, which takes long while another process has one of the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def assert_steps_near(steps, expected_steps, bound):
+    for step, expected in zip(steps, expected_steps, strict=True):
+        assert step.loss == pytest.approx(expected.loss, rel=20 * bound)
+        for name, parameter in expected.parameters.items():
+            assert relative_error(step.parameters[name], parameter) <= bound, name
+
+
+@every_training
+def test_every_step_is_that_of_the_numpy_twin(training):
+    data = training_data(training)
+    twins = data if training.bfloat16_compute else data.astype(np.float64)
+    twin = steps_of(ReferenceEngine(engine_config(training)), training, twins)
+    bound = BFLOAT16_ROUNDING_BOUND if training.bfloat16_compute else training.bound
+    assert_steps_near(steps_of(make_engine(training), training, data), twin, bound)
+
+
+@every_training
+def test_every_step_is_that_of_autograd_and_torch_optim(training, one_torch_thread):
+    steps = steps_of(make_engine(training), training, training_data(training))
+    assert_steps_near(steps, steps_of_torch(training), training.bound)
+
+
+def test_the_table_has_every_pair():
+    names = {"loss": LOSSES, "optimizer": OPTIMIZERS, "activation": ACTIVATIONS}
+    names["precision"] = {training.precision for training in TRAININGS}
+    assert names["precision"] == {"float32", "float64", "bfloat16"}
+    for one, other in itertools.combinations(names, 2):
+        pairs = {(getattr(training, one), getattr(training, other)) for training in TRAININGS}
+        assert pairs == set(itertools.product(names[one], names[other]))
+
+
 @every_isa
 @every_training
 def test_isa(training, isa):
     def on(isa):
         results = results_on(isa)
-        names = [name for name in ("w1", "b1", "w2", "b2") if name not in training.without]
+        names = [name for name in PARAMETERS if name not in training.without]
         return Trained(results[f"{training}: step_loss"], {name: results[f"{training}: {name}"] for name in names})
 
     assert_near_the_truth(on(isa), training)
+    bound = BFLOAT16_ROUNDING_BOUND if training.bfloat16_compute else training.bound
     for name, parameter in on(isa).parameters.items():
-        assert relative_error(parameter, on("portable").parameters[name]) <= TRAINING_BOUNDS[training.dtype], name
+        assert relative_error(parameter, on("portable").parameters[name]) <= bound, name
 
 
 def test_another_process_gives_the_same_bits():
@@ -99,12 +145,12 @@ def test_logits_too_large_for_exp(dtype):
     training = Training("cross_entropy", "identity", dtype, epochs=1)
     x, y, parameters = training_data(training)
     parameters["w2"] *= 1e5
-    engine = make_engine(training, lr=0.0)
+    engine = make_engine(training)
     engine.load(tuple(parameters.values()))
-    losses = np.empty(batches(training))
-    engine.run(x, y, None, losses, training.shape.batch, None)
+    losses = np.empty(training.batches)
+    run_steps(engine, x, y, losses, training.shape.batch, lr=0.0)
     z, _, _ = reference.forward(*(a.astype(np.float64) for a in (x, *parameters.values())), "identity")
-    expected = [reference.cross_entropy(z[i : i + 8], y[i : i + 8]) for i in range(0, 37, 8)]
+    expected = [LOSSES["cross_entropy"].value(z[i : i + 8], y[i : i + 8]) for i in range(0, 37, 8)]
     assert min(expected) > 1000
     np.testing.assert_allclose(losses, expected, rtol=20 * TRAINING_BOUNDS[dtype])
 
@@ -118,7 +164,7 @@ def test_non_finite_numbers_travel_as_in_dense_arithmetic(name, poison, dtype):
     ({"x": x} | parameters)[name].flat[3] = poison
     engine = make_engine(training)
     engine.load(tuple(parameters.values()))
-    engine.run(x, y, None, np.empty(1), 37, None)
+    run_steps(engine, x, y, np.empty(1), 37, lr=training.lr)
     with np.errstate(invalid="ignore"):
         reference.train(
             parameters,
@@ -129,6 +175,7 @@ def test_non_finite_numbers_travel_as_in_dense_arithmetic(name, poison, dtype):
             batch_size=37,
             epochs=1,
             shuffle=False,
+            lr=training.lr,
             **training.update_rule,
         )
     for parameter, array in stored(engine, training).items():
@@ -146,6 +193,15 @@ def test_every_number_of_threads_gives_the_same_bits(training):
         assert_same_bits(train(training, threads=threads), alone)
 
 
+@every_training
+def test_every_number_of_threads_and_every_path_gives_the_same_bits(training):
+    # Large enough that eight threads are worth waking, and not a whole number of blocks.
+    wide = replace(training, shape=Shape(64, 190, 125, 11), rows=150, epochs=1)
+    alone = train(wide, skip_zeros="never")
+    for threads, skip_zeros in itertools.product((1, 2, 3, 8), ("always", "never")):
+        assert_same_bits(train(wide, threads=threads, skip_zeros=skip_zeros), alone)
+
+
 @pytest.mark.parametrize("cuts", [(64,), (128,), (64, 128, 192)])
 @wide_trainings
 def test_a_run_in_pieces_gives_the_same_bits(training, cuts):
@@ -156,9 +212,20 @@ def test_a_run_in_pieces_gives_the_same_bits(training, cuts):
     for start, stop in itertools.pairwise((0, *cuts, training.rows)):
         rows = order[start:stop]
         piece = np.empty(-(-len(rows) // 64))
-        engine.run(x[rows], y[rows], None, piece, 64, None)
+        run_steps(engine, x[rows], y[rows], piece, 64, lr=training.lr)
         losses.extend(piece)
     assert_same_bits(Trained(np.array(losses), stored(engine, training)), train(training, threads=2))
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_an_epoch_may_be_taken_up_at_any_step(cut):
+    training = replace(WIDE, epochs=1)
+    x, y, _ = training_data(training)
+    order, losses = reference.permutation(training.rows, 0, 0), np.empty(4)
+    engine = loaded_engine(training)
+    for first, piece in ((0, losses[:cut]), (cut, losses[cut:])):
+        run_steps(engine, x, y, piece, 64, lr=training.lr, order=order, first_step=first)
+    assert_same_bits(Trained(losses, stored(engine, training)), train(training))
 
 
 def test_batch_sizes_may_change_between_runs():
@@ -166,13 +233,14 @@ def test_batch_sizes_may_change_between_runs():
     engine, momentum = loaded_engine(WIDE), None
     for batch in (8, 200, 3, 64):
         losses, before = np.empty(-(-200 // batch)), stored(engine, WIDE)
-        engine.run(x, y, None, losses, batch, None)
         fresh = make_engine(WIDE)
         fresh.load(tuple(before.values()))
         if momentum is not None:
-            fresh.load_state(0, momentum, 1)
+            fresh.load_state(0, momentum)
+        fresh.steps = engine.steps
+        run_steps(engine, x, y, losses, batch, lr=WIDE.lr)
         expected = np.empty_like(losses)
-        fresh.run(x, y, None, expected, batch, None)
+        run_steps(fresh, x, y, expected, batch, lr=WIDE.lr)
         assert_same_bits(Trained(losses, stored(engine, WIDE)), Trained(expected, stored(fresh, WIDE)))
         momentum = tuple(np.empty_like(p) for p in before.values())
         engine.store_state(0, momentum)
@@ -180,10 +248,10 @@ def test_batch_sizes_may_change_between_runs():
 
 def test_no_order_is_the_order_of_the_rows():
     x, y, _ = training_data(SMALL)
-    losses = np.empty((2, batches(SMALL)))
+    losses = np.empty((2, SMALL.batches))
     engines = [loaded_engine(SMALL) for _ in losses]
     for engine, order, row in zip(engines, (None, np.arange(SMALL.rows)), losses, strict=True):
-        engine.run(x, y, order, row, SMALL.shape.batch, None)
+        run_steps(engine, x, y, row, SMALL.shape.batch, lr=SMALL.lr, order=order)
     assert_same_bits(*(Trained(row, stored(engine, SMALL)) for row, engine in zip(losses, engines, strict=True)))
 
 
@@ -199,7 +267,7 @@ def test_rows_may_lie_apart_or_coincide(loss):
     runs = []
     for inputs, targets in ((x, y), (apart[:, 1], y), (np.broadcast_to(x[0], x.shape), same_target)):
         engine, losses = loaded_engine(training), np.empty(1)
-        engine.run(inputs, targets, None, losses, 8, None)
+        run_steps(engine, inputs, targets, losses, 8, lr=training.lr)
         runs.append(Trained(losses, stored(engine, training)))
     assert_same_bits(runs[1], runs[0])
     assert_same_bits(runs[2], runs[0])
@@ -221,8 +289,8 @@ def test_state_goes_to_another_engine(dtype):
     x, y, parameters = training_data(training)
 
     def run(engine, epoch):
-        order, losses = reference.permutation(training.rows, 0, epoch), np.empty(batches(training))
-        engine.run(x, y, order, losses, training.shape.batch, None)
+        order, losses = reference.permutation(training.rows, 0, epoch), np.empty(training.batches)
+        run_steps(engine, x, y, losses, training.shape.batch, lr=training.lr, order=order)
         return losses
 
     first = loaded_engine(training)
@@ -231,7 +299,8 @@ def test_state_goes_to_another_engine(dtype):
     second.load(tuple(stored(first, training).values()))
     momentum = tuple(np.full_like(p, np.nan) for p in parameters.values())
     first.store_state(0, momentum)
-    second.load_state(0, momentum, first.last_steps)
+    second.load_state(0, momentum)
+    second.steps = first.steps
     losses = np.concatenate([first_losses, run(second, 1)])
     assert_same_bits(Trained(losses, stored(second, training)), train(training))
 
@@ -249,9 +318,10 @@ def test_only_momentum_keeps_state():
     with pytest.raises(ValueError, match="this optimiser keeps no state 0"):
         engine.store_state(0, parameters)
     with pytest.raises(ValueError, match="this optimiser keeps no state 0"):
-        engine.load_state(0, parameters, 1)
-    with pytest.raises(ValueError, match="state out of range: 1"):
-        engine.keeps_state(1)
+        engine.load_state(0, parameters)
+    for state in (-1, 3):
+        with pytest.raises(ValueError, match=f"state out of range: {state}"):
+            engine.keeps_state(state)
 
 
 # Processes and threads
@@ -307,23 +377,24 @@ def test_two_python_threads_train_at_once():
             assert_same_bits(together[index], alone[index])
 
 
-def long_run(training, steps):
-    """The arguments of a run of so many steps, on one row that stands for all."""
+def long_run(engine, training, losses, on_progress=None):
+    """Run a step for each of the losses, on one row that stands for all."""
     x, y, _ = training_data(training)
-    rows = steps * training.shape.batch
-    return np.broadcast_to(x[0], (rows, x.shape[1])), np.full(rows, y[0]), None, np.empty(steps), training.shape.batch
+    rows = len(losses) * training.shape.batch
+    x, y = np.broadcast_to(x[0], (rows, x.shape[1])), np.full(rows, y[0])
+    run_steps(engine, x, y, losses, training.shape.batch, lr=training.lr, on_progress=on_progress)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_python_runs_on_meanwhile(threads):
     engine = loaded_engine(WIDE, threads=threads)
-    thread = threading.Thread(target=engine.run, args=(*long_run(WIDE, 1000), None))
+    thread = threading.Thread(target=long_run, args=(engine, WIDE, np.empty(1000)))
     thread.start()
     naps = 0
     while thread.is_alive():
         time.sleep(0.001)
         naps += 1
-    assert engine.last_steps == 1000
+    assert engine.steps == 1000
     assert naps > 5
 
 
@@ -336,23 +407,21 @@ def test_what_on_progress_raises_ends_the_run_after_a_whole_step(threads):
         time.sleep(0.03)  # until the next call would be due, which must not come
         raise LookupError("enough")
 
-    engine = loaded_engine(WIDE, threads=threads)
-    arguments = long_run(WIDE, 20_000)
+    engine, losses = loaded_engine(WIDE, threads=threads), np.empty(20_000)
     with pytest.raises(LookupError, match="enough"):
-        engine.run(*arguments, on_progress)
+        long_run(engine, WIDE, losses, on_progress)
     assert len(calls) == 1
-    assert calls[0] <= engine.last_steps < 20_000
-    again = loaded_engine(WIDE)
-    x, y, _, losses, batch = arguments
-    expected = np.empty(engine.last_steps)
-    again.run(x, y, None, expected, batch, None)
-    assert_same_bits(Trained(losses[: engine.last_steps], stored(engine, WIDE)), Trained(expected, stored(again, WIDE)))
+    assert calls[0] <= engine.steps < 20_000
+    again, expected = loaded_engine(WIDE), np.empty(engine.steps)
+    long_run(again, WIDE, expected)
+    assert_same_bits(Trained(losses[: engine.steps], stored(engine, WIDE)), Trained(expected, stored(again, WIDE)))
 
 
 def test_on_progress_counts_the_steps():
     calls = []
     engine = loaded_engine(WIDE)
-    assert engine.run(*long_run(WIDE, 1000), calls.append) == engine.last_steps == 1000
+    long_run(engine, WIDE, np.empty(1000), calls.append)
+    assert engine.steps == 1000
     assert calls
     assert calls == sorted(calls)
     assert 0 <= calls[0] <= calls[-1] <= 1000
@@ -367,7 +436,21 @@ def float32(*shape):
 
 def run_arguments(loss="cross_entropy"):
     x, y, _ = training_data(replace(SMALL, loss=loss))
-    return {"x": x, "y": y, "order": np.arange(37), "losses": np.empty(5), "batch_size": 8, "on_progress": None}
+    return {
+        "x": x,
+        "y": y,
+        "row_weight": None,
+        "class_weight": None,
+        "scale": 1.0,
+        "shift": 0.0,
+        "order": np.arange(37),
+        "batch_size": 8,
+        "first_step": 0,
+        "lr": np.full(5, SMALL.lr),
+        "losses": np.empty(5),
+        "stop_if_not_finite": True,
+        "on_progress": None,
+    }
 
 
 def read_only(array):
@@ -375,30 +458,53 @@ def read_only(array):
     return array
 
 
+ONES, COLUMNS, OFFSETS = np.ones(37, np.float32), np.arange(37) % 9, np.arange(38)
+
+
+def csr(values=ONES, columns=COLUMNS, offsets=OFFSETS):
+    return values, columns, offsets
+
+
+TOO_MANY_STEPS = "lr must have no more entries than there are batches from first_step on"
 RUN_REFUSALS = [
     ("x", float32(37, 8), ValueError, r"x must have shape \(-1, 9\); got \(37, 8\)"),
     ("x", float32(37), ValueError, r"x must have shape \(-1, 9\); got \(37,\)"),
-    ("x", np.zeros((37, 9)), TypeError, "x must be float32; got float64"),
+    ("x", np.zeros((37, 9), np.int16), TypeError, "x must be float32, float64, bfloat16 or uint8; got another dtype"),
     ("x", float32(37, 18)[:, ::2], ValueError, "x must have contiguous rows"),
     ("x", [[0.0] * 9] * 37, TypeError, "x must be a torch.Tensor or a NumPy array; got list"),
+    ("x", csr()[:2], ValueError, r"a sparse x must be a tuple \(values, columns, offsets\)"),
+    ("x", csr(np.ones(37)), TypeError, "x.data must be float32; got float64"),
+    ("x", csr(columns=np.arange(37, dtype=np.int16)), TypeError, "x.indices must be int32; got another dtype"),
+    ("x", csr(columns=np.arange(36)), ValueError, r"x.indices must have shape \(37,\); got \(36,\)"),
+    ("x", csr(columns=np.arange(37) % 10), ValueError, r"x.indices must hold columns in \[0, 9\); got 9"),
+    ("x", csr(columns=-(np.arange(37) % 2)), ValueError, r"x.indices must hold columns in \[0, 9\); got -1"),
+    ("x", csr(offsets=np.arange(38) + 1), ValueError, "x.indptr must run from 0 to the number of values"),
+    ("x", csr(offsets=np.append(np.arange(37), 36)), ValueError, "x.indptr must run from 0 to the number of values"),
+    ("x", csr(offsets=np.r_[0, 5, np.arange(2, 38)]), ValueError, "x.indptr must not descend"),
+    ("x", csr(offsets=np.empty(0, np.int64)), ValueError, "x.indptr must run from 0 to the number of values"),
     ("y", np.zeros(36, np.int64), ValueError, r"y must have shape \(37,\); got \(36,\)"),
-    ("y", np.zeros(37, np.int32), TypeError, "y must be int64; got another dtype"),
-    ("y", float32(37, 5), TypeError, "y must be int64; got float32"),
+    ("y", np.zeros(37, np.int32), TypeError, "y must be float32; got int32"),
+    ("y", np.zeros((37, 5)), TypeError, "y must be float32; got float64"),
+    ("y", float32(37), ValueError, r"y must have shape \(37, 5\); got \(37,\)"),
     ("y", np.arange(37) % 6, ValueError, r"y must hold classes in \[0, 5\); row 5 holds 5"),
     ("y", -(np.arange(37) % 2), ValueError, r"y must hold classes in \[0, 5\); row 1 holds -1"),
-    ("order", np.arange(36), ValueError, r"order must have shape \(37,\); got \(36,\)"),
+    ("row_weight", np.ones(37), TypeError, "sample_weight must be float32; got float64"),
+    ("row_weight", float32(36), ValueError, r"sample_weight must have shape \(37,\); got \(36,\)"),
+    ("class_weight", np.ones(5), TypeError, "class_weight must be float32; got float64"),
+    ("class_weight", float32(4), ValueError, r"class_weight must have shape \(5,\); got \(4,\)"),
     ("order", np.arange(37) + 1, ValueError, r"order must hold rows in \[0, 37\); entry 36 is 37"),
     ("order", np.arange(37) - 1, ValueError, r"order must hold rows in \[0, 37\); entry 0 is -1"),
-    ("order", np.arange(37, dtype=np.int32), TypeError, "order must be int64; got another dtype"),
-    (
-        "losses",
-        np.empty(6),
-        ValueError,
-        "batch_size must be at least 1 and losses no longer than the batches there are",
-    ),
+    ("order", np.arange(37, dtype=np.int32), TypeError, "order must be int64; got int32"),
+    ("order", np.arange(32), ValueError, TOO_MANY_STEPS),
+    ("first_step", 1, ValueError, TOO_MANY_STEPS),
+    ("first_step", -1, ValueError, TOO_MANY_STEPS),
+    ("first_step", 2**62, ValueError, TOO_MANY_STEPS),
+    ("lr", float32(5), TypeError, "lr must be float64; got float32"),
+    ("losses", np.empty(6), ValueError, r"losses must have shape \(5,\); got \(6,\)"),
     ("losses", float32(5), TypeError, "losses must be float64; got float32"),
     ("losses", read_only(np.empty(5)), ValueError, "losses must be writable; it is read-only"),
-    ("batch_size", 0, ValueError, "batch_size must be at least 1"),
+    ("batch_size", 0, ValueError, "batch_size must be at least 1; got 0"),
+    ("batch_size", 2**62, ValueError, TOO_MANY_STEPS),
 ]
 
 
@@ -408,14 +514,21 @@ def test_run_refuses(name, value, error, message):
     before = stored(engine, SMALL)
     with pytest.raises(error, match=message):
         engine.run(**run_arguments() | {name: value})
-    assert engine.last_steps == 0
+    assert engine.steps == 0
     assert_same_bits(Trained(np.empty(0), stored(engine, SMALL)), Trained(np.empty(0), before))
+
+
+def test_run_refuses_more_steps_than_there_are_batches():
+    engine = loaded_engine(SMALL)
+    with pytest.raises(ValueError, match=TOO_MANY_STEPS):
+        engine.run(**run_arguments() | {"lr": np.zeros(6), "losses": np.empty(6)})
+    assert engine.steps == 0
 
 
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     [
-        (np.zeros(37, np.int64), TypeError, "y must be float32; got int64"),
+        (np.zeros(37, np.int64), TypeError, "y must hold values for this loss; got int64 classes"),
         (float32(37, 4), ValueError, r"y must have shape \(37, 5\); got \(37, 4\)"),
         (float32(37, 10)[:, ::2], ValueError, "y must have contiguous rows"),
     ],
@@ -426,17 +539,23 @@ def test_run_refuses_values(y, error, message):
         engine.run(**run_arguments("mse") | {"y": y})
 
 
-def test_a_refused_run_forgets_the_steps_of_the_last():
+def test_a_refused_run_takes_no_step():
     engine = loaded_engine(SMALL)
-    assert engine.run(**run_arguments()) == 5
+    assert not engine.run(**run_arguments())
     with pytest.raises(ValueError, match="batch_size"):
         engine.run(**run_arguments() | {"batch_size": 0})
-    assert engine.last_steps == 0
+    assert engine.steps == 5
+
+
+@pytest.mark.parametrize("order", [np.empty(0, np.int64), np.array([37])])
+def test_evaluate_refuses(order):
+    x, y, _ = training_data(SMALL)
+    message = "x must have at least one row; got none" if len(order) == 0 else r"order must hold rows in \[0, 37\)"
+    with pytest.raises(ValueError, match=message):
+        loaded_engine(SMALL).evaluate(x, y, None, None, 1.0, 0.0, order)
 
 
 PARAMETER_REFUSALS = [
-    (0, None, ValueError, "w1 is missing"),
-    (1, None, ValueError, "b1 is missing"),
     (0, float32(9, 20), ValueError, r"w1 must have shape \(20, 9\); got \(9, 20\)"),
     (1, float32(20, 1), ValueError, r"b1 must have shape \(20,\); got \(20, 1\)"),
     (2, np.zeros((5, 20)), TypeError, "w2 must be float32; got float64"),
@@ -451,11 +570,25 @@ def test_parameters_are_refused(method, index, value, error, message):
     arrays = [np.full_like(p, 7) for p in training_data(SMALL).parameters.values()]
     arrays[index] = value
     state = (0,) if "state" in method else ()
-    steps = (1,) if method == "load_state" else ()
     with pytest.raises(error, match=message):
-        getattr(engine, method)(*state, tuple(arrays), *steps)
+        getattr(engine, method)(*state, tuple(arrays))
     assert_same_bits(*(Trained(np.empty(0), p) for p in (stored(engine, SMALL), training_data(SMALL).parameters)))
     assert all(np.all(array == 7) for i, array in enumerate(arrays) if i != index)
+
+
+@pytest.mark.parametrize(("index", "name"), enumerate(PARAMETERS))
+def test_a_missing_parameter_is_not_loaded_and_not_stored(index, name):
+    engine = loaded_engine(SMALL)
+    before = training_data(SMALL).parameters
+    arrays = [np.full_like(p, 7) for p in before.values()]
+    arrays[index] = None
+    for load in (engine.load, functools.partial(engine.load_state, 0)):
+        with pytest.raises(ValueError, match=f"{name} is missing"):
+            load(tuple(arrays))
+    assert_same_bits(Trained(np.empty(0), stored(engine, SMALL)), Trained(np.empty(0), before))
+    engine.store(tuple(arrays))
+    for other, array in zip(PARAMETERS, arrays, strict=True):
+        assert array is None if other == name else np.array_equal(array, before[other])
 
 
 def test_a_bias_too_many_is_refused():
@@ -488,5 +621,6 @@ def test_engine_refuses_unknown_ids(name, known, beyond):
 
 def test_no_steps_change_nothing():
     engine = loaded_engine(SMALL)
-    assert engine.run(**run_arguments() | {"losses": np.empty(0)}) == 0
+    assert not engine.run(**run_arguments() | {"lr": np.empty(0), "losses": np.empty(0)})
+    assert engine.steps == 0
     assert_same_bits(*(Trained(np.empty(0), p) for p in (stored(engine, SMALL), training_data(SMALL).parameters)))

@@ -11,36 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cases import ENGINE_DEFAULTS
 
 from twolayer import _core
 from twolayer.reference.engine import NAMES, ReferenceEngine, rounded_to_bfloat16
 from twolayer.reference.numpy import permutation
 from twolayer.registry import ACTIVATIONS, LOSSES, OPTIMIZERS
 
-PLAIN = {
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "weight_decay": 0.0,
-    "nesterov": False,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "amsgrad": False,
-    "alpha": 0.99,
-    "centered": False,
-    "lr_decay": 0.0,
-    "initial_accumulator_value": 0.0,
-    "label_smoothing": 0.0,
-    "loss_beta": 1.0,
-    "ignore_index": -100,
-    "l1": 0.0,
-    "l2": 0.0,
-    "clip_norm": 0.0,
-    "clip_value": 0.0,
-    "dropout": 0.0,
-    "seed": 11,
-    "bfloat16_compute": False,
-    "threads": 1,
-}
 RATES = {"sgd": 0.05, "adam": 0.01, "adamw": 0.01, "rmsprop": 0.005, "adagrad": 0.05}
 SHUFFLED_EPOCHS = 2
 
@@ -83,7 +60,7 @@ class Run:
             "present": [name not in self.without for name in NAMES],
             "frozen": [name in self.frozen for name in NAMES],
         }
-        return {**PLAIN, **named, **self.options, **changes}
+        return {**ENGINE_DEFAULTS, **named, "threads": 1, **self.options, **changes}
 
     def lr(self, steps: int) -> np.ndarray:
         base = RATES[self.optimizer] * (0.02 if LOSSES[self.loss].reduction == "sum" else 1)

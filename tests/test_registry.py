@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cases import Shape, Training
+from native_runs import make_engine, run_steps
 from torch import nn
 
 import twolayer.nn
@@ -62,19 +64,19 @@ def test_the_module_computes_the_value(row):
 
 @pytest.mark.parametrize("row", registry.LOSSES.values(), ids=lambda row: row.name)
 def test_native_losses_take_the_targets_that_the_row_names(row):
-    engine = _core.EngineFloat64(
-        in_features=1, hidden_features=1, out_features=2, activation=0, loss=row.id, optimizer=0, lr=0.0, momentum=0.0,
-        dampening=0.0, weight_decay=0.0, nesterov=False, has_b1=False, has_b2=False, threads=1,
-    )  # fmt: skip
-    x, losses = np.ones((3, 1)), np.empty(1)
+    training = Training(row.name, "identity", torch.float64, Shape(3, 1, 1, 2), without=("b1", "b2"))
+    engine = make_engine(training)
     engine.load((np.ones((1, 1)), None, np.array([[1.0], [2.0]]), None))
-    targets = {"classes": np.array([0, 1, 1]), "values": np.zeros((3, 2))}
-    engine.run(x, targets[row.targets], None, losses, 3, None)
-    z = np.tile([1.0, 2.0], (3, 1))
-    assert losses[0] == pytest.approx(row.value(z, targets[row.targets]), rel=1e-14)
-    (other,) = targets.keys() - {row.targets}
-    with pytest.raises(TypeError, match="y must be"):
-        engine.run(x, targets[other], None, losses, 3, None)
+    x, z, loss = np.ones((3, 1)), np.tile([1.0, 2.0], (3, 1)), np.empty(1)
+    values, classes = np.full((3, 2), 0.25), np.array([0, 1, 1])
+    run_steps(engine, x, values, loss, 3, lr=0.0)
+    assert loss[0] == pytest.approx(row.value(z, values), rel=1e-14)
+    if row.targets == "classes_or_distributions":
+        run_steps(engine, x, classes, loss, 3, lr=0.0)
+        assert loss[0] == pytest.approx(row.value(z, classes), rel=1e-14)
+    else:
+        with pytest.raises(TypeError, match="y must hold values for this loss; got int64 classes"):
+            run_steps(engine, x, classes, loss, 3, lr=0.0)
 
 
 def test_lookup_names_the_argument_and_the_nearest():

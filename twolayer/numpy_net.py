@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from . import _native
 from .reference import numpy as reference
 from .registry import ACTIVATIONS, lookup
-from .training.options import integer
+from .training.checks import boolean, integer
 
 Array = NDArray[Any]
 
@@ -42,6 +42,7 @@ class NumpyNet:
         sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
         inputs, hidden, outputs = (integer(name, size, minimum=1) for name, size in sizes.items())
         self.activation = lookup(ACTIVATIONS, activation, "activation").name
+        boolean("bias", bias)
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype must be float32 or float64; got {np.dtype(dtype)}")
         draw = np.random.default_rng(integer("seed", seed, minimum=0))
@@ -61,6 +62,8 @@ class NumpyNet:
 
     def __call__(self, x: Array) -> Array:
         """Return the outputs (rows, out) for x (rows, in)."""
+        if np.asarray(x).dtype.kind not in "fiub":
+            raise TypeError(f"x must hold real numbers; got {np.asarray(x).dtype}")
         x = np.ascontiguousarray(x, dtype=self.w1.dtype)
         if x.ndim != 2 or x.shape[1] != self.w1.shape[1]:
             raise ValueError(f"x must have shape (rows, {self.w1.shape[1]}), as w1 is {self.w1.shape}; got {x.shape}")

@@ -6,14 +6,16 @@ and the loss computed, and the weights updated. Where the native library is not 
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
+from .training.checks import integer
 from .training.loop import TrainingData, make_watch
-from .training.options import check_options, integer, refuse_unknown
+from .training.options import check_options, refuse_unknown
 from .training.progress import ProgressLine
 from .training.results import History, TrainingInterrupted
 from .training.session import Session
@@ -41,11 +43,14 @@ class Trainer:
         return self._session.steps
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
-        """Take one step on a batch x (rows, in), y as :func:`fit` takes it; return its loss before the update."""
+        """Take one step on a batch x (rows, in), y as :func:`fit` takes it; return its loss before the update.
+
+        A learning-rate schedule counts each such step as an epoch.
+        """
         session = self._session
         rows = session.prepare(x, y, sample_weight)
         with session.stored():
-            return session.run_batch(rows, session.epoch_step, 1)
+            return session.run_batch(rows, session.steps, 0, 1)
 
     def epoch(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Train one epoch on x (rows, in) and y, in batches; return its mean loss as ``History.loss`` defines it.
@@ -163,6 +168,7 @@ def fit(
     Ctrl-C raises :class:`TrainingInterrupted`, with the net at the last finished step. Wrong arguments raise
     ``TypeError`` or ``ValueError`` before anything is changed.
     """
+    refuse_unknown(options, inspect.signature(fit).parameters)
     epochs = integer("epochs", epochs, minimum=0)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be callable; got {type(callback).__name__}")
@@ -200,7 +206,7 @@ def fit(
                 if callback is not None or (watch and watch.rule.restore_best):
                     session.store()
                 history.seconds += time.perf_counter() - start
-                line.epoch_done(epoch, history.loss[-1])
+                line.epoch_done(epoch, history)
                 if watch and watch.is_better(history):
                     history.best_epoch, watch.best = epoch, _copies(session)
                 if (callback is not None and callback(epoch, history) is True) or (watch and watch.is_over):

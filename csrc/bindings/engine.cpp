@@ -27,7 +27,11 @@ class Parameters {
     }
   }
 
-  cpu::LinearLayout<const T> read() const {
+  // Of all parameters that the net has, but those left out.
+  cpu::LinearLayout<const T> read_all(const std::array<bool, cpu::kParameters>& left_out) const {
+    for (int i = 0; i < cpu::kParameters; ++i)
+      if (config_.present[i] && !left_out[i] && !views_[i])
+        throw py::value_error(std::string(kNames[i]) + " is missing");
     return map<const T>([](const TensorView& view, auto shape) { return view.read_contiguous<T>(shape); });
   }
   cpu::LinearLayout<T> write() const {
@@ -128,12 +132,14 @@ class Rows {
 
   void take_targets(const cpu::EngineConfig& config) {
     if (y_.dtype() == DType::kInt64) {
-      if (!cpu::loss_takes_classes(config.loss)) throw py::type_error("y must hold values for this loss; got int64 classes");
+      if (!cpu::loss_takes_classes(config.loss))
+        throw py::type_error("y must hold values for this loss; got int64 classes");
       data.classes = y_.read_contiguous<int64_t>({data.rows});
       for (int64_t i = 0; i < data.rows; ++i)
-        if ((data.classes[i] < 0 || data.classes[i] >= config.out) && data.classes[i] != config.loss_options.ignore_index)
-          throw py::value_error("y must hold classes in [0, " + std::to_string(config.out) + "); row " + std::to_string(i) +
-                                " holds " + std::to_string(data.classes[i]));
+        if ((data.classes[i] < 0 || data.classes[i] >= config.out) &&
+            data.classes[i] != config.loss_options.ignore_index)
+          throw py::value_error("y must hold classes in [0, " + std::to_string(config.out) + "); row " +
+                                std::to_string(i) + " holds " + std::to_string(data.classes[i]));
     } else {
       data.values = y_.read<T>({data.rows, config.out});
       data.value_stride = y_.stride(0);
@@ -179,11 +185,11 @@ class PyEngine {
  public:
   explicit PyEngine(const cpu::EngineConfig& config) : config_(config), engine_(config) {}
 
-  void load(const py::tuple& parameters) { engine_.load(Parameters<T>(parameters, config_).read()); }
+  void load(const py::tuple& parameters) { engine_.load(Parameters<T>(parameters, config_).read_all({})); }
   void store(const py::tuple& parameters) const { engine_.store(Parameters<T>(parameters, config_).write()); }
   bool keeps_state(int state) const { return engine_.keeps_state(checked(state)); }
   void load_state(int state, const py::tuple& values) {
-    engine_.load_state(kept(state), Parameters<T>(of_trained(values), config_).read());
+    engine_.load_state(kept(state), Parameters<T>(of_trained(values), config_).read_all(config_.frozen));
   }
   void store_state(int state, const py::tuple& values) const {
     engine_.store_state(kept(state), Parameters<T>(of_trained(values), config_).write());
@@ -191,9 +197,10 @@ class PyEngine {
   int64_t steps() const { return engine_.steps(); }
   void set_steps(int64_t steps) { engine_.set_steps(steps); }
 
-  // Trains on batches first_step, first_step + 1 … of an epoch, one for each entry of lr (steps,); losses (steps,) receives
-  // each one's loss. Returns whether it ended before a batch whose loss is not finite. What a signal handler or
-  // on_progress(steps_done) raises is raised here, after the step under way is finished; steps() tells how far it came.
+  // Trains on batches first_step, first_step + 1 … of an epoch, one for each entry of lr (steps,); losses (steps,)
+  // receives each one's loss. Returns whether it ended before a batch whose loss is not finite. What a signal handler
+  // or on_progress(steps_done) raises is raised here, after the step under way is finished; steps() tells how far it
+  // came.
   bool run(py::handle x, py::handle y, py::handle row_weight, py::handle class_weight, double scale, double shift,
            py::handle order_, int64_t batch_size, int64_t first_step, py::handle lr_, py::handle losses_,
            bool stop_if_not_finite, const py::object& on_progress) {
@@ -207,8 +214,9 @@ class PyEngine {
                          lr.read_contiguous<double>({-1}),
                          losses.write<double>({lr.size(0)}),
                          stop_if_not_finite};
-    if (batch_size < 1 || first_step < 0 ||
-        (stretch.steps && (first_step + stretch.steps - 1) * batch_size >= stretch.order.rows))
+    check_at_least_1("batch_size", batch_size);
+    const int64_t batches = stretch.order.rows / batch_size + (stretch.order.rows % batch_size != 0);
+    if (first_step < 0 || first_step > batches - stretch.steps)
       throw py::value_error("lr must have no more entries than there are batches from first_step on");
     Watch watch(on_progress);
     bool not_finite;
@@ -240,7 +248,8 @@ class PyEngine {
 
  private:
   static int checked(int state) {
-    if (state < 0 || state >= Trained<T>::kStates) throw py::value_error("state out of range: " + std::to_string(state));
+    if (state < 0 || state >= Trained<T>::kStates)
+      throw py::value_error("state out of range: " + std::to_string(state));
     return state;
   }
   int kept(int state) const {
@@ -273,6 +282,13 @@ V get(const py::dict& config, const char* name) {
   return config[name].cast<V>();
 }
 
+cpu::SkipZeros skip_zeros(const std::string& name) {
+  if (name == "auto") return cpu::SkipZeros::kByDensity;
+  if (name == "always") return cpu::SkipZeros::kAlways;
+  if (name == "never") return cpu::SkipZeros::kNever;
+  throw py::value_error("skip_zeros must be 'auto', 'always' or 'never'; got '" + name + "'");
+}
+
 cpu::EngineConfig engine_config(const py::dict& c) {
   cpu::EngineConfig config{};
   config.in = get<int64_t>(c, "in_features");
@@ -293,15 +309,14 @@ cpu::EngineConfig engine_config(const py::dict& c) {
   o.centered = get<bool>(c, "centered");
   o.lr_decay = get<double>(c, "lr_decay");
   o.initial_accumulator = get<double>(c, "initial_accumulator_value");
-  config.loss_options = {get<double>(c, "label_smoothing"), get<double>(c, "loss_beta"), get<int64_t>(c, "ignore_index")};
-  config.gradient = {get<double>(c, "l1"), get<double>(c, "l2"), get<double>(c, "clip_norm"), get<double>(c, "clip_value")};
+  config.loss_options = {get<double>(c, "label_smoothing"), get<double>(c, "loss_beta"),
+                         get<int64_t>(c, "ignore_index")};
+  config.gradient = {get<double>(c, "l1"), get<double>(c, "l2"), get<double>(c, "clip_norm"),
+                     get<double>(c, "clip_value")};
   config.dropout = get<double>(c, "dropout");
   config.dropout_key = get<uint64_t>(c, "seed");
   config.bfloat16_compute = get<bool>(c, "bfloat16_compute");
-  const auto skip_zeros = get<std::string>(c, "skip_zeros");
-  config.skip_zeros = skip_zeros == "always" ? cpu::SkipZeros::kAlways
-                      : skip_zeros == "never" ? cpu::SkipZeros::kNever
-                                              : cpu::SkipZeros::kByDensity;
+  config.skip_zeros = skip_zeros(get<std::string>(c, "skip_zeros"));
   config.present = get<std::array<bool, cpu::kParameters>>(c, "present");
   config.frozen = get<std::array<bool, cpu::kParameters>>(c, "frozen");
   config.threads = get<int>(c, "threads");

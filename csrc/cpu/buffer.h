@@ -56,7 +56,8 @@ void transpose(int64_t rows, int64_t columns, const T* from, int64_t from_stride
     for (int64_t j = 0; j < whole_columns; j += 4)
       transpose_square(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+      to[j * to_stride + i] = from[i * from_stride + j];
 }
 
 }  // namespace twolayer::cpu

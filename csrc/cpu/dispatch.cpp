@@ -32,7 +32,8 @@ const Isa& choose_isa() {
     if (isa->name == std::string(wanted)) return *isa;
   for (const Isa* isa : compiled_isas())
     if (isa->name == std::string(wanted))
-      throw std::runtime_error("TWOLAYER_ISA=" + std::string(wanted) + ": this processor lacks it; it has " + joined(available));
+      throw std::runtime_error("TWOLAYER_ISA=" + std::string(wanted) + ": this processor lacks it; it has " +
+                               joined(available));
   throw std::runtime_error("TWOLAYER_ISA must be one of " + joined(compiled_isas()) + "; got " + wanted);
 }
 

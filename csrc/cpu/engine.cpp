@@ -15,15 +15,14 @@ namespace twolayer::cpu {
 namespace {
 
 constexpr int64_t kUnit = TrainParams<float>::kUnit;
-constexpr int64_t kMaxBlocks = 16;          // partial outputs of this many blocks are kept: a bound on memory and threads
-constexpr double kSparseBelow = 0.4;  // share of nonzero inputs up to which going through them alone is faster
+constexpr int64_t kMaxBlocks = 16;       // partial outputs of this many blocks are kept: a bound on memory and threads
+constexpr double kSparseBelow = 0.4;     // share of nonzero inputs up to which going through them alone is faster
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
 constexpr int64_t storage_bytes(Storage storage) {
   return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
 }
 
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
-
 
 }  // namespace
 
@@ -219,7 +218,8 @@ struct Engine<T>::Impl final : PhasedJob {
   void note_next_batch(int64_t first) {
     const bool is_last = steps_done + 1 >= stretch.steps || p.gather.sparse;
     p.next_batch = is_last ? 0 : std::min(stretch.batch_size, stretch.order.rows - first);
-    for (int64_t i = 0; i < p.next_batch; ++i) next_rows[i] = row_of(stretch.order.row ? stretch.order.row[first + i] : first + i);
+    for (int64_t i = 0; i < p.next_batch; ++i)
+      next_rows[i] = row_of(stretch.order.row ? stretch.order.row[first + i] : first + i);
     p.next_rows = next_rows.data();
     p.row_bytes = p.in * storage_bytes(p.gather.storage);
   }

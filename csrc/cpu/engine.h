@@ -27,8 +27,8 @@ struct EngineConfig {
   int threads;
 };
 
-// Parameters (or their optimiser state) as torch.nn.Linear holds them, each array contiguous: w1 (hidden, in), b1 (hidden),
-// w2 (out, hidden), b2 (out); null where there is none.
+// Parameters (or their optimiser state) as torch.nn.Linear holds them, each array contiguous: w1 (hidden, in), b1
+// (hidden), w2 (out, hidden), b2 (out); null where there is none.
 template <class T>
 using LinearLayout = std::array<T*, kParameters>;
 
@@ -59,8 +59,8 @@ struct Stretch {
   int64_t batch_size;
   Order order;
   int64_t first_step, steps;
-  const double* lr;      // (steps) each step's learning rate
-  double* losses;        // (steps) out: each batch's loss
+  const double* lr;  // (steps) each step's learning rate
+  double* losses;    // (steps) out: each batch's loss
   bool stop_if_not_finite;
 };
 

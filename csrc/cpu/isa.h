@@ -6,7 +6,8 @@
 
 namespace twolayer::cpu {
 
-// Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in cache.
+// Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in
+// cache.
 constexpr int64_t kDepth = 256;
 
 // How many of `threads` to use: one more per so much work that waking it costs less than it saves.
@@ -43,20 +44,17 @@ struct Isa {
   TrainKernels<double> train_f64;
 };
 
-// The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target and
-// could not run elsewhere.
-#define TWOLAYER_ISA(isa, supported)                                                        \
-  twolayer::cpu::Isa {                                                                      \
-    #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double),                   \
-        TWOLAYER_NET(isa, bfloat16), TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double) \
+// The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target
+// and could not run elsewhere.
+#define TWOLAYER_ISA(isa, supported)                                                                   \
+  twolayer::cpu::Isa {                                                                                 \
+    #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double), TWOLAYER_NET(isa, bfloat16), \
+        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double)                                        \
   }
-#define TWOLAYER_NET(isa, T) \
-  { isa::forward<T>, isa::backward<T> }
-#define TWOLAYER_TRAIN(isa, T) \
-  {                        \
-    isa::train_gather<T>, isa::train_scan<T>, isa::train_forward<T>, isa::train_loss<T>, isa::train_backward<T>, isa::train_update<T>, \
-        isa::train_take_weights<T>                                                                                 \
-  }
+#define TWOLAYER_NET(isa, T) {isa::forward<T>, isa::backward<T>}
+#define TWOLAYER_TRAIN(isa, T)                                                                  \
+  {isa::train_gather<T>,   isa::train_scan<T>,   isa::train_forward<T>,     isa::train_loss<T>, \
+   isa::train_backward<T>, isa::train_update<T>, isa::train_take_weights<T>}
 
 template <class T>
 const NetKernels<T>& net_kernels(const Isa& isa) {

@@ -1,7 +1,9 @@
-// Which hidden values dropout sets to zero: a hash of (run, step, row of the batch, unit), so that a value's fate depends
-// on nothing else — not on threads, vectors, or the order in which things are computed. Used by CPU and CUDA alike.
+// Which hidden values dropout sets to zero: a hash of (run, step, row of the batch, unit), so that a value's fate
+// depends on nothing else — not on threads, vectors, or the order in which things are computed. Used by CPU and CUDA
+// alike.
 //
-// U is an unsigned integer, or a vector of them, of at least 32 bits; only the low 32 count. low_32_bits(u) is u modulo 2³².
+// U is an unsigned integer, or a vector of them, of at least 32 bits; only the low 32 count. low_32_bits(u) is u modulo
+// 2³².
 
 // The key of one row of one step: SplitMix64's output function over the three numbers.
 TWOLAYER_HD uint64_t dropout_row_key(uint64_t key, int64_t step, int64_t row) {
@@ -11,8 +13,8 @@ TWOLAYER_HD uint64_t dropout_row_key(uint64_t key, int64_t step, int64_t row) {
   return z ^ (z >> 31);
 }
 
-// 32 bits that look random, from a row's key and a unit. The multipliers are those of a bijective mixer of 32 bits with low
-// bias (Wellons' "triple32" search), with the key's halves added before and between its rounds.
+// 32 bits that look random, from a row's key and a unit. The multipliers are those of a bijective mixer of 32 bits with
+// low bias (Wellons' "triple32" search), with the key's halves added before and between its rounds.
 template <class U>
 TWOLAYER_HD U dropout_bits(uint64_t row_key, U unit) {
   const uint32_t low = static_cast<uint32_t>(row_key), high = static_cast<uint32_t>(row_key >> 32);

@@ -1,8 +1,9 @@
-// The losses: one struct per entry and one list, used by CPU and CUDA alike. Ids are positions, as in twolayer/registry.py.
+// The losses: one struct per entry and one list, used by CPU and CUDA alike. Ids are positions, as in
+// twolayer/registry.py.
 //
-// A loss of kind kElementwise gives value(z, y) and gradient(z, y) per number, one of kind kSoftmax is the cross entropy
-// of softmax(z) with a class or a distribution. per_row(out) is how much a row of weight 1 adds to what the sum over a
-// batch is divided by; 0 for a loss that is a sum.
+// A loss of kind kElementwise gives value(z, y) and gradient(z, y) per number, one of kind kSoftmax is the cross
+// entropy of softmax(z) with a class or a distribution. per_row(out) is how much a row of weight 1 adds to what the sum
+// over a batch is divided by; 0 for a loss that is a sum.
 
 enum class LossKind { kSoftmax, kElementwise };
 

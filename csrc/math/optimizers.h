@@ -1,9 +1,9 @@
 // The optimisers: one struct per entry and one list, used by CPU and CUDA alike. Ids are positions, as in
 // twolayer/registry.py. The arithmetic is torch.optim's (the single-tensor form), state by state in the same order.
 //
-// uses_state(options, s) says whether state s is kept. Rule<V>(options, steps, broadcast) holds what is the same for every
-// number, after `steps` steps; step(w, g, state) returns the new w and changes the states; zero_changes_nothing() says
-// whether a gradient of 0 leaves w and the states as they are.
+// uses_state(options, s) says whether state s is kept. Rule<V>(options, steps, broadcast) holds what is the same for
+// every number, after `steps` steps; step(w, g, state) returns the new w and changes the states; zero_changes_nothing()
+// says whether a gradient of 0 leaves w and the states as they are.
 
 inline double power(double base, int64_t exponent) {
   double result = 1;

@@ -1,4 +1,4 @@
-"""``twolayer compare``: the tutorial's two tasks, trained by every program, in one table."""
+"""``twolayer compare``: the tutorial's two tasks, or one's own, trained by every program, in one table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import argparse
 import functools
 import importlib
 import importlib.util
+import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..registry import ACTIVATIONS
+from .own_data import SUFFIXES
 
 if TYPE_CHECKING:
     from ..data import MNIST
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from .problems import Problem
 
 EXTRA = "pip install 'twolayer[demo]'"
-TASKS = ("regression", "classification")
+TASKS = ("all", "regression", "classification")
 
 
 def add_command(commands: Any) -> None:
@@ -30,16 +34,50 @@ def add_command(commands: Any) -> None:
         "weights and on the same batches, and compare losses, accuracy and speed. Exit code 1: native training failed.",
     )
     add = parser.add_argument
-    add("--task", choices=("all", *TASKS), default="all", help="default: %(default)s")
-    add("--epochs", type=_positive_int, metavar="N", help="of the classification (default: 30; 3 with --quick)")
+    add(
+        "--task",
+        type=_task,
+        default="all",
+        metavar="TASK",
+        help=f"{', '.join(TASKS)}, or a file of your own: .npz with x and y (and x_test and y_test), or .csv whose "
+        "last column is y; whole numbers in y are classes, others are values (default: %(default)s)",
+    )
+    add("--epochs", type=_positive_int, metavar="N", help="of the classification or a file (default: 30; 3 if --quick)")
     add("--steps", type=_positive_int, metavar="N", help="of the regression (default: 500)")
-    add("--activation", choices=("relu", "identity"), default="relu", help="of the regression (default: %(default)s)")
+    add(
+        "--activation",
+        choices=tuple(ACTIVATIONS),
+        default="relu",
+        help="of the regression, relu or identity, or of a file (default: %(default)s)",
+        metavar="NAME",
+    )
     add("--seed", type=_seed, default=0, metavar="N", help="of data and initial weights (default: %(default)s)")
     add("--threads", type=_positive_int, metavar="N", help="default: all cores this process may use")
     add("--data", type=Path, metavar="PATH", help="MNIST as a folder or file (default: search, download, or digits)")
     add("--out", type=Path, default=Path("compare-out"), metavar="FOLDER", help="for the report (default: %(default)s)")
     add("--quick", action="store_true", help="a part of the data, fewer epochs, no torch.compile: half a minute")
+    own = parser.add_argument_group("for a --task of your own").add_argument
+    own("--hidden", type=_positive_int, metavar="N", help="units in the hidden layer (default: 100)")
+    own("--optimizer", choices=("sgd", "adam"), help="default: sgd")
+    own("--lr", type=_positive_float, metavar="RATE", help="default: 0.01 by sgd, 0.001 by adam")
+    own("--batch-size", type=_positive_int, metavar="N", help="default: 64")
     parser.set_defaults(run=lambda options: run(options, parser.error))
+
+
+def _task(text: str) -> str:
+    if text not in TASKS and Path(text).suffix.lower() not in SUFFIXES:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(TASKS)}, or a .npz or .csv file; got {text!r}")
+    return text
+
+
+def _positive_float(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
+    return number
 
 
 def _positive_int(text: str) -> int:
@@ -68,7 +106,7 @@ def run(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:
     """
     from . import report
     from .measure import run_task
-    from .methods import TABLES
+    from .methods import table_for
     from .progress import open_progress
 
     try:
@@ -82,7 +120,7 @@ def run(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:
     with _threads(machine["threads"]):
         for problem in problems:
             print(f"\n{problem.task}: {problem.summary}\n  on {problem.data}", flush=True)
-            table = TABLES[problem.task].without_compiling() if options.quick else TABLES[problem.task]
+            table = table_for(problem).without_compiling() if options.quick else table_for(problem)
             with open_progress() as progress:
                 result = run_task(problem, table, progress)
             report.print_result(result)
@@ -105,15 +143,32 @@ def _machine(threads: int | None) -> dict[str, Any]:
 
 
 def _problems(options: argparse.Namespace, threads: int) -> list[Problem]:
-    from . import problems
+    from . import own_data, problems
 
+    _check_belonging(options)
     shared = {"seed": options.seed, "threads": threads, "quick": options.quick}
-    chosen = []
+    if options.task not in TASKS:
+        path = Path(options.task)
+        names = ("hidden", "activation", "optimizer", "lr", "batch_size", "epochs")
+        chosen = {name: value for name in names if (value := getattr(options, name)) is not None}
+        return [problems.own(own_data.load(path), path.name, problems.OwnOptions(**chosen), **shared)]
+    found = []
     if options.task != "classification":
-        chosen.append(problems.regression(steps=options.steps, activation=options.activation, **shared))
+        found.append(problems.regression(steps=options.steps, activation=options.activation, **shared))
     if options.task != "regression":
-        chosen.append(problems.classification(_digits(options.data), epochs=options.epochs, **shared))
-    return chosen
+        found.append(problems.classification(_digits(options.data), epochs=options.epochs, **shared))
+    return found
+
+
+def _check_belonging(options: argparse.Namespace) -> None:
+    """Refuse options that the task has no use for."""
+    own = options.task not in TASKS
+    for name in ("steps", "data") if own else ("hidden", "optimizer", "lr", "batch_size"):
+        if getattr(options, name) is not None:
+            whose = "the tutorial's tasks" if own else "a file of your own"
+            raise ValueError(f"argument --{name.replace('_', '-')}: is for {whose}, and --task is {options.task}")
+    if not own and options.activation not in ("relu", "identity"):
+        raise ValueError(f"argument --activation: the regression takes relu or identity; got {options.activation!r}")
 
 
 def _digits(path: Path | None) -> MNIST:

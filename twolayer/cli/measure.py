@@ -13,7 +13,7 @@ import numpy as np
 
 from ..reference import numpy as numpy_reference
 from ..reference.tutorial import OnEpoch, Run
-from .methods import Method, MethodTable, Train
+from .methods import Course, Method, MethodTable, TimedRun, Train
 from .problems import Problem
 from .progress import Progress
 
@@ -42,15 +42,15 @@ class TaskResult:
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     losses: Mapping[str, Sequence[float]]  # by row name
-    references: Mapping[str, Sequence[float]]  # the float64 loss curve by the name of the initial weights
+    references: Mapping[Course, Sequence[float]]  # the float64 loss curves
 
     @property
     def native_error(self) -> str | None:
         return next(row.error for row in self.rows if row.name == self.table.native)
 
     def reference_of(self, name: str) -> Sequence[float] | None:
-        """The float64 loss curve from the initial weights of the row called ``name``."""
-        return self.references.get(self.table.named(name).start)
+        """The float64 loss curve from the initial weights, and by the optimiser, of the row called ``name``."""
+        return self.references.get(self.table.named(name).course)
 
 
 def deviation(losses: Sequence[float], reference: Sequence[float], loss: str) -> np.ndarray:
@@ -82,13 +82,12 @@ class _Trial:
 
     def warm_up(self, problem: Problem) -> None:
         started = perf_counter()
-        small = problem.warm_up()
-        self.method.prepare(small, small.starts[self.method.start])(None)
+        self.method.prepared(problem.warm_up())(None)
         self.warm_up_seconds = perf_counter() - started
 
     def train(self, problem: Problem, report: Callable[[int, float], None]) -> None:
         """Train once; ``report(epochs, loss)`` says how many more epochs are done."""
-        train = self.method.prepare(problem, problem.starts[self.method.start])
+        train = self.method.prepared(problem)
         if problem.rounds == 1:
             run, seconds = _timed(train, lambda epoch, loss: report(1, loss))
         else:  # rounds are for runs of a fraction of a second, not to be interrupted
@@ -145,7 +144,7 @@ def _reporter(name: str, progress: Progress) -> Callable[[int, float], None]:
 
 
 def _timed(train: Train, on_epoch: OnEpoch | None) -> tuple[Run, float]:
-    """The run and its seconds, less those that ``on_epoch`` took."""
+    """The run and its seconds, less those that ``on_epoch`` took; or those that it took itself."""
     reporting = 0.0
 
     def timed_on_epoch(epoch: int, loss: float) -> None:
@@ -156,8 +155,10 @@ def _timed(train: Train, on_epoch: OnEpoch | None) -> tuple[Run, float]:
         reporting += perf_counter() - entered
 
     started = perf_counter()
-    run = train(timed_on_epoch if on_epoch else None)
-    return run, perf_counter() - started - reporting
+    outcome = train(timed_on_epoch if on_epoch else None)
+    if isinstance(outcome, TimedRun):
+        return outcome.run, outcome.seconds
+    return outcome, perf_counter() - started - reporting
 
 
 def _check_finite(losses: Sequence[float]) -> None:
@@ -175,16 +176,18 @@ def _accuracy(run: Run, problem: Problem) -> float | None:
 
 
 def _further_references(table: MethodTable) -> list[Method]:
-    """The reference from those initial weights that its own row does not start from."""
+    """The reference on those courses that its own row does not take."""
     reference = table.named(table.reference)
-    starts = dict.fromkeys(method.start for method in table.methods if method.start != reference.start)
-    return [dataclasses.replace(reference, name=f"{reference.name}, {start}", start=start) for start in starts]
+    courses = dict.fromkeys(method.course for method in table.methods if method.course != reference.course)
+    return [
+        dataclasses.replace(reference, name=f"{reference.name}, {course}", **course._asdict()) for course in courses
+    ]
 
 
-def _references(table: MethodTable, trials: Sequence[_Trial]) -> dict[str, list[float]]:
+def _references(table: MethodTable, trials: Sequence[_Trial]) -> dict[Course, list[float]]:
     prepare = table.named(table.reference).prepare
     return {
-        trial.method.start: trial.losses
+        trial.method.course: trial.losses
         for trial in trials
         if trial.method.prepare is prepare and trial.losses and trial.error is None
     }
@@ -199,7 +202,7 @@ def _figures(trial: _Trial, problem: Problem) -> str:
 
 
 def _rows(
-    problem: Problem, table: MethodTable, trials: Sequence[_Trial], references: Mapping[str, Sequence[float]]
+    problem: Problem, table: MethodTable, trials: Sequence[_Trial], references: Mapping[Course, Sequence[float]]
 ) -> Iterator[Row]:
     baseline = next(trial for trial in trials if trial.name == table.baseline)
     for trial in trials:
@@ -207,7 +210,7 @@ def _rows(
         if trial.error is not None or trial.losses is None:
             yield Row(method.name, tutorial_loss=method.printed, error=trial.error)
             continue
-        reference = references.get(method.start)
+        reference = references.get(method.course)
         us_per_step = _us_per_step(trial, problem)
         yield Row(
             name=method.name,

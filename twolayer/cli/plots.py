@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from .measure import TaskResult, deviation
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart, and Tol's indigo.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and Tol's muted one.
 COLORS = {
     "NumPy, float64": "#9AA3AB",
     "NumPy, float32": "#000000",
@@ -27,6 +27,10 @@ COLORS = {
     "scikit-learn MLP": "#009E73",
     "TwoLayerNet autograd": "#E69F00",
     "twolayer.fit": "#D55E00",
+    "twolayer.fit bfloat16": "#882255",
+    "twolayer.fit NumpyNet": "#999933",
+    "torch.optim.Adam": "#117733",
+    "twolayer.fit Adam": "#AA4499",
 }
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -79,9 +83,7 @@ def _draw_losses(axes: Axes, result: TaskResult) -> None:
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
-    axes.set_title(
-        f"{result.problem.task.capitalize()}: loss{'' if result.problem.batches == 1 else ' of the last batch'}"
-    )
+    axes.set_title(f"{result.problem.title}: loss{'' if result.problem.batches == 1 else ' of the last batch'}")
     ends = {name: losses[-1] for name, losses in result.losses.items()}
     _label_ends(axes, [_group_label(names, ends[names[0]]) for names in _groups(ends)])
 
@@ -191,9 +193,7 @@ def _draw_speeds(axes: Axes, result: TaskResult) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title(
-        f"{result.problem.task.capitalize()} ({result.problem.summary.split(',')[0]}); × {result.table.baseline}"
-    )
+    axes.set_title(f"{result.problem.title} ({result.problem.summary.split(',')[0]}); × {result.table.baseline}")
 
 
 def _bar_text(us_per_step: float, speedup: float | None) -> str:
@@ -201,4 +201,6 @@ def _bar_text(us_per_step: float, speedup: float | None) -> str:
 
 
 def _bar_color(name: str) -> str:
-    return {"twolayer.fit": "#D55E00", "TwoLayerNet autograd": "#E69F00"}.get(name, "#9AA3AB")
+    if name.startswith("twolayer.fit"):
+        return COLORS["twolayer.fit"]
+    return COLORS[name] if name == "TwoLayerNet autograd" else "#9AA3AB"

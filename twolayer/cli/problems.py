@@ -1,9 +1,9 @@
-"""What the comparison trains on: the tutorial's two tasks, with the data, initial weights and options all share."""
+"""What the comparison trains on: the tutorial's two tasks, or one's own data; with the initial weights and options."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..data import MNIST
 from ..reference import tutorial
+from .own_data import OwnData, Rows
 
 Array = NDArray[Any]
 
@@ -20,9 +21,13 @@ BATCH_SIZE = 64
 CLASSIFICATION_EPOCHS = 30
 REGRESSION_STEPS = 500
 QUICK_EPOCHS = 3
-QUICK_IMAGES = 200 * BATCH_SIZE
+OWN_EPOCHS = 30
+OWN_HELD_OUT = 0.2  # the share of one's own rows to test on, where the file has none for that
+OWN_LR = {"sgd": 0.01, "adam": 0.001}
+FEW_STEPS = 10_000  # a run of so few takes a second or so, and is repeated
+QUICK_ROWS = 200 * BATCH_SIZE
 QUICK_NOTE = (
-    "A quick run: fewer repeats, images and epochs, and no torch.compile, as compiling takes longer than the run."
+    "A quick run: fewer repeats, data and epochs, and no torch.compile, as compiling takes longer than the run."
 )
 
 
@@ -58,6 +63,11 @@ class Problem:
     rounds: int  # each program runs this often, and its median time counts
     notes: tuple[str, ...] = ()
     batch_size: int = BATCH_SIZE
+    optimizer: str = "sgd"
+
+    @property
+    def title(self) -> str:
+        return self.task[0].upper() + self.task[1:]
 
     @property
     def batches(self) -> int:
@@ -74,13 +84,18 @@ class Problem:
         out, hidden = weights.w2.shape
         return weights.w1.shape[1], hidden, out
 
+    def batch_rows(self) -> Iterator[slice]:
+        """The rows of each batch of an epoch."""
+        for start in range(0, self.batches * self.batch_size, self.batch_size):
+            yield slice(start, start + self.batch_size)
+
     @property
     def summary(self) -> str:
         sizes = "-".join(map(str, self.layers))
         length = f"{self.steps:,} steps" if self.batches == 1 else f"{self.epochs} epochs × {self.batches} steps"
-        return (
-            f"{sizes}, {self.activation}, {self.loss}, SGD with lr {self.lr:g}, batches of {self.batch_size}, {length}"
-        )
+        optimizer = {"sgd": "SGD", "adam": "Adam"}[self.optimizer]
+        update = f"{optimizer} with lr {self.lr:g}"
+        return f"{sizes}, {self.activation}, {self.loss}, {update}, batches of {self.batch_size}, {length}"
 
     def warm_up(self) -> Problem:
         """The same task cut to two batches and two epochs, to load and compile whatever a program needs."""
@@ -115,7 +130,7 @@ def regression(*, seed: int, steps: int | None, activation: str, threads: int, q
 def classification(mnist: MNIST, *, seed: int, epochs: int | None, threads: int, quick: bool) -> Problem:
     """The tutorial's classification of handwritten digits from raw pixels."""
     epochs = epochs or (QUICK_EPOCHS if quick else CLASSIFICATION_EPOCHS)
-    images = mnist.x_train[:QUICK_IMAGES] if quick else mnist.x_train
+    images = mnist.x_train[:QUICK_ROWS] if quick else mnist.x_train
     if len(images) < BATCH_SIZE:
         raise ValueError(f"expected at least {BATCH_SIZE} training images, one batch; got {len(images)}")
     data = f"{_name(mnist)}: {len(images):,} training and {len(mnist.x_test):,} test images, raw pixels, seed {seed}"
@@ -142,6 +157,87 @@ def classification(mnist: MNIST, *, seed: int, epochs: int | None, threads: int,
         rounds=1,
         notes=tuple(notes),
     )
+
+
+@dataclass(frozen=True)
+class OwnOptions:
+    """How to train on one's own data."""
+
+    hidden: int = 100
+    activation: str = "relu"
+    optimizer: str = "sgd"
+    lr: float | None = None  # OWN_LR
+    batch_size: int = BATCH_SIZE
+    epochs: int | None = None  # OWN_EPOCHS, or QUICK_EPOCHS
+
+
+def own(data: OwnData, name: str, options: OwnOptions, *, seed: int, threads: int, quick: bool) -> Problem:
+    """A classification or regression of one's own ``data``, called ``name``: rows shuffled, numbers standardised."""
+    train, test, notes = _own_split(data, seed)
+    if quick:
+        notes.insert(0, QUICK_NOTE)
+        if len(train) > QUICK_ROWS:
+            notes.append(f"The first {QUICK_ROWS:,} of {len(train):,} training rows.")
+            train = train[:QUICK_ROWS]
+    if len(train) < options.batch_size:
+        raise ValueError(
+            f"{name}: expected at least {options.batch_size} training rows, one batch (--batch-size); got {len(train)}"
+        )
+    x, standardised = _standardised(train.x)
+    notes.append("Each input was standardised: less its mean in the training rows, over its standard deviation there.")
+    y = train.y
+    if not data.class_count:
+        y, _ = _standardised(train.y)
+        notes.append("So were the targets; the loss is of the standardised ones.")
+    epochs = options.epochs or (QUICK_EPOCHS if quick else OWN_EPOCHS)
+    few = epochs * (len(x) // options.batch_size) <= FEW_STEPS
+    weights = tutorial.linear_weights(seed, x.shape[1], options.hidden, data.class_count or y.shape[1])
+    return Problem(
+        task=f"{'classification' if data.class_count else 'regression'} of {name}",
+        data=f"{name}: {len(x):,} training{f' and {len(test):,} test' if test else ''} rows, seed {seed}",
+        x=x,
+        y=y,
+        test=(standardised(test.x), test.y) if test else None,
+        starts={"linear": Weights(*weights)},
+        activation=options.activation,
+        loss="cross_entropy" if data.class_count else "mse",
+        lr=OWN_LR[options.optimizer] if options.lr is None else options.lr,
+        epochs=epochs,
+        threads=threads,
+        rounds=(2 if quick else 7) if few else 1,
+        notes=tuple(notes),
+        batch_size=options.batch_size,
+        optimizer=options.optimizer,
+    )
+
+
+def _own_split(data: OwnData, seed: int) -> tuple[Rows, Rows | None, list[str]]:
+    """The shuffled training rows, the rows to test classes on, and in words what was done."""
+    train = data.train[np.random.default_rng(seed).permutation(len(data.train))]
+    notes = ["The rows were shuffled once, before all else."]
+    if not data.class_count:
+        if data.test:
+            notes.append("The test rows were left out: a regression has no accuracy.")
+        return train, None, notes
+    if data.test:
+        return train, data.test, notes
+    held_out = round(OWN_HELD_OUT * len(train))
+    notes.append(f"{held_out:,} of the {len(train):,} rows were then held out to test on.")
+    return train[held_out:], train[:held_out], notes
+
+
+def _standardised(train: Array) -> tuple[Array, Callable[[Array], Array]]:
+    """``train`` (n, numbers) with mean 0 and standard deviation 1 by column, float32, and what does the same to others.
+
+    A constant column becomes 0.
+    """
+    mean, deviation = train.mean(axis=0), train.std(axis=0)
+    scale = np.where(deviation > 0, deviation, 1.0)
+
+    def standardise(numbers: Array) -> Array:
+        return ((numbers - mean) / scale).astype(np.float32)
+
+    return standardise(train), standardise
 
 
 def _flat(images: Array) -> Array:

@@ -46,7 +46,7 @@ def _footnotes(result: TaskResult) -> list[str]:
 
 
 def _title(result: TaskResult) -> str:
-    return f"{result.problem.task.capitalize()}: {result.problem.summary}"
+    return f"{result.problem.title}: {result.problem.summary}"
 
 
 def print_result(result: TaskResult) -> None:

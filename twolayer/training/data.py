@@ -94,13 +94,15 @@ def _as_csr(x: Any, dtype: np.dtype[Any]) -> tuple[Array, Array, Array] | None:
         if x.layout is not sys.modules["torch"].sparse_csr:
             return None
         parts = x.values(), x.col_indices(), x.crow_indices()
-        values, columns, offsets = (_on_cpu(part, "x").detach().numpy() for part in parts)
+        values, columns, offsets = (as_array(part, "x") for part in parts)
     elif hasattr(x, "format") and hasattr(x, "tocsr"):
         if x.format != "csr":
             raise TypeError(f"a sparse x must be in CSR format (x.tocsr()); got {x.format}")
         values, columns, offsets = x.data, x.indices, x.indptr
     else:
         return None
+    if values.dtype.kind not in "fiub":
+        raise TypeError(f"x must hold real numbers; got {values.dtype}")
     columns = columns if columns.dtype in (np.int32, np.int64) else columns.astype(np.int64)
     return (
         np.ascontiguousarray(values, dtype=dtype),
@@ -114,7 +116,7 @@ def _prepare_targets(
 ) -> Array:
     """Return y as int64 classes (rows,), or as values (rows, out_features); one row of values for all is broadcast."""
     array = as_array(y, "y")
-    if loss.name == "cross_entropy" and array.dtype.kind in "iu" and array.ndim == 1:
+    if loss.name == "cross_entropy" and array.dtype.kind in "iu":
         return _prepare_classes(array, rows, out_features, ignore_index)
     if loss.name == "cross_entropy" and not (array.dtype.kind == "f" and array.ndim == 2):
         raise TypeError(
@@ -142,7 +144,10 @@ def _prepare_classes(array: Array, rows: int, out_features: int, ignore_index: i
 def _prepare_weight(name: str, weight: Any, count: int, dtype: np.dtype[Any]) -> Array | None:
     if weight is None:
         return None
-    array = np.require(as_array(weight, name), dtype, ["C", "A"])
+    given = as_array(weight, name)
+    if given.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold real numbers; got {given.dtype}")
+    array = np.require(given, dtype, ["C", "A"])
     if array.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},); got {array.shape}")
     if not (np.isfinite(array).all() and (array >= 0).all()):

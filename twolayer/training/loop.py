@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import number
 from .data import Rows
-from .options import number
 from .results import History
 from .session import Session, permutation
 from .stopping import EarlyStopping, StoppingWatch
@@ -55,7 +56,7 @@ class TrainingData:
 
     def _hold_out(self, validation: Any) -> None:
         """Take a fraction of the rows for validation."""
-        if isinstance(validation, bool) or not hasattr(validation, "__float__"):
+        if isinstance(validation, bool) or not isinstance(validation, Real):
             return
         fraction = number("validation", validation, 0.0, 1.0)
         count = self._rows.count
@@ -74,7 +75,7 @@ class TrainingData:
             )
         if sample_weight is not None:
             raise ValueError("sample_weight goes with x and y; with an iterable of batches, let it give (x, y, weight)")
-        if isinstance(validation, float):
+        if isinstance(validation, Real):
             raise ValueError(f"validation must be (x, y) with an iterable of batches; got {validation}")
         self._batches = batches
         self.steps_per_epoch = len(batches) if isinstance(batches, Sized) else None
@@ -85,20 +86,26 @@ class TrainingData:
         losses, counts = [], []
         for step, batch in enumerate(self._batches):
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-                raise TypeError(f"x must give batches (x, y) or (x, y, sample_weight); got a {type(batch).__name__}")
+                size = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+                given = type(batch).__name__ + size
+                raise TypeError(f"x must give batches (x, y) or (x, y, sample_weight); got a {given}")
             rows = session.prepare(*batch)
-            losses.append(session.run_batch(rows, step, self.steps_per_epoch or 1))
+            losses.append(session.run_batch(rows, session.epochs, step, self.steps_per_epoch or 0))
             counts.append(rows.count)
         if not losses:
             raise ValueError("x must give at least one batch; it gave none")
         session.epochs += 1
+        self.steps_per_epoch = len(losses)  # known now also where the iterable has no length
         return float(np.dot(losses, counts) / sum(counts)), float(losses[-1])
 
 
 def _prepare_validation(session: Session, validation: Any) -> Rows:
     if not isinstance(validation, (tuple, list)) or len(validation) not in (2, 3):
-        raise TypeError(f"validation must be (x, y) or a fraction of the rows; got {validation!r}")
-    return session.prepare(*validation)
+        raise TypeError(f"validation must be (x, y) or a fraction of the rows; got {type(validation).__name__}")
+    try:
+        return session.prepare(*validation)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"validation: {error}") from error
 
 
 def make_watch(early_stopping: EarlyStopping | None, data: TrainingData) -> StoppingWatch | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from .. import _native
 from ..registry import LOSSES, OPTIMIZERS, Loss, Optimizer, lookup
+from .checks import boolean, integer, number
 from .schedules import Schedule, as_schedule
 
 PARAMETER_NAMES = ("w1", "b1", "w2", "b2")
@@ -82,18 +84,16 @@ def check_options(
     threads: int | None = None,
 ) -> TrainOptions:
     """Return the options; raise ``TypeError`` or ``ValueError`` that names the one that is wrong."""
-    if nesterov and (momentum == 0 or dampening != 0):
+    if boolean("nesterov", nesterov) and (momentum == 0 or dampening != 0):
         raise ValueError(f"nesterov needs a momentum above 0 and no dampening; got {momentum=}, {dampening=}")
     if nonfinite not in ("raise", "continue"):
         raise ValueError(f"nonfinite must be 'raise' or 'continue'; got {nonfinite!r}")
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be None, 'float32', 'float64' or 'bfloat16'; got {precision!r}")
-    if loss == "huber" and loss_beta == 0:
-        raise ValueError("loss_beta must be above 0 for loss 'huber'; got 0")
     update_rule = {
         "momentum": number("momentum", momentum, 0.0),
         "dampening": number("dampening", dampening, 0.0, 1.0),
-        "nesterov": boolean("nesterov", nesterov),
+        "nesterov": nesterov,
         "weight_decay": number("weight_decay", weight_decay, 0.0),
         "betas": _betas(betas),
         "eps": number("eps", eps, 0.0),
@@ -103,19 +103,23 @@ def check_options(
         "lr_decay": number("lr_decay", lr_decay, 0.0),
         "initial_accumulator_value": number("initial_accumulator_value", initial_accumulator_value, 0.0),
     }
-    row = lookup(OPTIMIZERS, optimizer, "optimizer")
-    defaults = inspect.signature(check_options).parameters
-    for name, value in update_rule.items():
-        if name not in row.options and value != defaults[name].default:
-            raise ValueError(f"{name} is not an option of optimizer {optimizer!r}; got {name}={value}")
+    loss_options: dict[str, Any] = {
+        "label_smoothing": number("label_smoothing", label_smoothing, 0.0, 1.0),
+        "loss_beta": number("loss_beta", loss_beta, 0.0),
+        "ignore_index": integer("ignore_index", ignore_index, minimum=-(2**63)),
+    }
+    update_row, loss_row = lookup(OPTIMIZERS, optimizer, "optimizer"), lookup(LOSSES, loss, "loss")
+    _refuse_foreign(update_rule, update_row.options, f"optimizer {optimizer!r}")
+    of_loss = ["loss_beta" if name == "beta" else name for name in loss_row.options]
+    _refuse_foreign(loss_options, of_loss, f"loss {loss!r}")
+    if loss == "huber" and loss_beta == 0:
+        raise ValueError("loss_beta must be above 0 for loss 'huber'; got 0")
     return TrainOptions(
-        loss=lookup(LOSSES, loss, "loss"),
-        optimizer=row,
+        loss=loss_row,
+        optimizer=update_row,
         lr=number("lr", lr, 0.0),
         update_rule=update_rule,
-        label_smoothing=number("label_smoothing", label_smoothing, 0.0, 1.0),
-        loss_beta=number("loss_beta", loss_beta, 0.0),
-        ignore_index=_signed("ignore_index", ignore_index),
+        **loss_options,
         l1=number("l1", l1, 0.0),
         l2=number("l2", l2, 0.0),
         clip_norm=_limit("clip_norm", clip_norm),
@@ -131,49 +135,26 @@ def check_options(
         skip_zeros="auto" if skip_zeros is None else "always" if boolean("skip_zeros", skip_zeros) else "never",
         stop_if_not_finite=nonfinite == "raise",
         precision=precision,
-        threads=_native.num_threads() if threads is None else integer("threads", threads, minimum=1),
+        threads=_native.num_threads() if threads is None else integer("threads", threads, minimum=1, bits=31),
     )
 
 
-def refuse_unknown(options: dict[str, Any]) -> None:
-    """Raise ``TypeError`` for a keyword that no option has, with the nearest that there is."""
-    known = inspect.signature(check_options).parameters
+def _refuse_foreign(given: dict[str, Any], own: Collection[str], owner: str) -> None:
+    """Raise ``ValueError`` for an option that ``owner`` does not have, unless it has its default."""
+    defaults = inspect.signature(check_options).parameters
+    for name, value in given.items():
+        if name not in own and value != defaults[name].default:
+            raise ValueError(f"{name} is not an option of {owner}; got {name}={value}")
+
+
+def refuse_unknown(options: dict[str, Any], callers: Iterable[str] = ()) -> None:
+    """Raise ``TypeError`` for a keyword that no option has, with the nearest that there is or that the caller has."""
+    known = [*inspect.signature(check_options).parameters, "class_weight"]
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(name, [*known, *callers], n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise TypeError(f"there is no training option {name!r}{hint}")
-
-
-def number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
-    """Return ``value`` as a float; it must be finite and in [minimum, maximum]."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} must be a number; got {type(value).__name__}")
-    result = float(value)
-    if not (math.isfinite(result) and minimum <= result <= maximum):
-        bound = "" if math.isinf(minimum) else f" and at least {minimum:g}"
-        bound += "" if math.isinf(maximum) else f" and at most {maximum:g}"
-        raise ValueError(f"{name} must be finite{bound}; got {result}")
-    return result
-
-
-def integer(name: str, value: object, *, minimum: int) -> int:
-    result = _signed(name, value)
-    if not minimum <= result < 2**63:
-        raise ValueError(f"{name} must be at least {minimum} and below 2**63; got {result}")
-    return result
-
-
-def boolean(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False; got {value!r}")
-    return value
-
-
-def _signed(name: str, value: object) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer; got {type(value).__name__}")
-    return int(value.__index__())
 
 
 def _betas(betas: object) -> tuple[float, float]:

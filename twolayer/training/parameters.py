@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from .options import PARAMETER_NAMES
@@ -27,6 +28,7 @@ class NetParameters:
     """
 
     def __init__(self, arrays: Mapping[str, Array], activation: str, frozen: frozenset[str]) -> None:
+        _check_shapes(arrays)
         self._arrays = arrays
         self.activation = activation
         self.frozen = frozen
@@ -110,6 +112,18 @@ class TorchParameters(NetParameters):
         import torch  # so that a graph made before the change is not run backward
 
         torch.autograd.graph.increment_version([t for name, t in self._tensors.items() if name not in self.frozen])
+
+
+def _check_shapes(arrays: Mapping[str, Any]) -> None:
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"net's {name} must be a NumPy array; got {type(array).__name__}")
+        if name in ("w1", "w2") and array.ndim != 2:
+            raise ValueError(f"net's {name} must have two dimensions; it has {array.shape}")
+    hidden, outputs = len(arrays["w1"]), len(arrays["w2"])
+    for name, shape in {"b1": (hidden,), "w2": (outputs, hidden), "b2": (outputs,)}.items():
+        if name in arrays and arrays[name].shape != shape:
+            raise ValueError(f"net's {name} must have shape {shape}; it has {arrays[name].shape}")
 
 
 def parameters_of_net(net: Any) -> NetParameters:

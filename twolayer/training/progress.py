@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from .results import History
+
 
 class ProgressLine:
     """``epoch 3/30  41 %  loss 0.8123  21 s left``: rewritten in place on a terminal, else a line for each epoch."""
@@ -35,10 +37,12 @@ class ProgressLine:
         if self._in_place:
             self._show(steps_done)
 
-    def epoch_done(self, epoch: int, loss: float) -> None:
+    def epoch_done(self, epoch: int, history: History) -> None:
         if not self._enabled:
             return
-        self._epoch, self._loss = epoch + 1, f"  loss {loss:.4g}"
+        self._epoch, self._loss = epoch + 1, f"  loss {history.loss[-1]:.4g}"
+        if history.val_loss:
+            self._loss += f"  val_loss {history.val_loss[-1]:.4g}"
         self._show(0)
 
     def _show(self, steps_done: int) -> None:

@@ -6,7 +6,6 @@ one too. The formulas are those of ``torch.optim.lr_scheduler``, stepped once pe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,11 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import boolean, integer, number
+
 Rates = NDArray[np.float64]
 
 
 class Schedule(Protocol):
-    """``rates`` returns the learning rate of steps [first, first + count) of an epoch that has ``steps_per_epoch``."""
+    """``rates`` returns the learning rate of steps [first, first + count) of an epoch that has ``steps_per_epoch``.
+
+    In the first epoch on an iterable without a length, ``steps_per_epoch`` is 0.
+    """
 
     def rates(self, lr: float, epoch: int, first: int, count: int, steps_per_epoch: int) -> Rates: ...
 
@@ -38,6 +42,10 @@ class StepDecay(_PerEpoch):
     every: int
     gamma: float = 0.1
 
+    def __post_init__(self) -> None:
+        integer("every", self.every, minimum=1)
+        number("gamma", self.gamma, 0.0)
+
     def factor(self, epoch: float) -> float:
         return self.gamma ** (int(epoch) // self.every)
 
@@ -47,6 +55,9 @@ class ExponentialDecay(_PerEpoch):
     """lr · gamma^epoch (``ExponentialLR``)."""
 
     gamma: float
+
+    def __post_init__(self) -> None:
+        number("gamma", self.gamma, 0.0)
 
     def factor(self, epoch: float) -> float:
         return float(self.gamma**epoch)
@@ -60,10 +71,15 @@ class CosineDecay:
     min_lr: float = 0.0
     per_step: bool = False
 
+    def __post_init__(self) -> None:
+        integer("epochs", self.epochs, minimum=1)
+        number("min_lr", self.min_lr, 0.0)
+        boolean("per_step", self.per_step)
+
     def rates(self, lr: float, epoch: int, first: int, count: int, steps_per_epoch: int) -> Rates:
         time = np.full(count, float(epoch))
         if self.per_step:
-            time += (first + np.arange(count)) / steps_per_epoch
+            time += (first + np.arange(count)) / _known(steps_per_epoch)
         share = np.minimum(time / self.epochs, 1.0)
         return self.min_lr + (lr - self.min_lr) * (1 + np.cos(np.pi * share)) / 2
 
@@ -82,8 +98,16 @@ class OneCycle:
     div_factor: float = 25.0
     final_div_factor: float = 1e4
 
+    def __post_init__(self) -> None:
+        number("max_lr", self.max_lr, 0.0)
+        integer("epochs", self.epochs, minimum=1)
+        number("pct_start", self.pct_start, 0.0, 1.0)
+        for name in ("div_factor", "final_div_factor"):
+            if number(name, getattr(self, name), 0.0) == 0:
+                raise ValueError(f"{name} must be above 0; got {getattr(self, name)}")
+
     def rates(self, lr: float, epoch: int, first: int, count: int, steps_per_epoch: int) -> Rates:
-        total = self.epochs * steps_per_epoch
+        total = self.epochs * _known(steps_per_epoch)
         step = np.minimum(epoch * steps_per_epoch + first + np.arange(count), total - 1)
         start = self.max_lr / self.div_factor
         top = self.pct_start * total - 1
@@ -99,6 +123,11 @@ class WarmUp:
     steps: int
     start_factor: float = 0.0
     then: Schedule | Callable[[int], float] | None = None
+
+    def __post_init__(self) -> None:
+        integer("steps", self.steps, minimum=1)
+        number("start_factor", self.start_factor, 0.0, 1.0)
+        as_schedule(self.then, "then")
 
     def rates(self, lr: float, epoch: int, first: int, count: int, steps_per_epoch: int) -> Rates:
         rates = as_schedule(self.then).rates(lr, epoch, first, count, steps_per_epoch)
@@ -119,15 +148,10 @@ class _Function:
     function: Callable[[int], float]
 
     def rates(self, lr: float, epoch: int, first: int, count: int, steps_per_epoch: int) -> Rates:
-        rate = self.function(epoch)
-        if not isinstance(rate, (int, float)) or not math.isfinite(rate) or rate < 0:
-            raise ValueError(
-                f"lr_schedule must return a finite number of at least 0; for epoch {epoch} it gave {rate!r}"
-            )
-        return np.full(count, float(rate))
+        return np.full(count, number(f"lr_schedule({epoch})", self.function(epoch), 0.0))
 
 
-def as_schedule(value: Any) -> Schedule:
+def as_schedule(value: Any, name: str = "lr_schedule") -> Schedule:
     """Return None as :class:`Constant`, a function of the epoch as a schedule, and a schedule as it is."""
     if value is None:
         return Constant()
@@ -135,7 +159,13 @@ def as_schedule(value: Any) -> Schedule:
         return value
     if callable(value):
         return _Function(value)
-    raise TypeError(f"lr_schedule must be a schedule, a function epoch -> lr, or None; got {type(value).__name__}")
+    raise TypeError(f"{name} must be a schedule, a function epoch -> lr, or None; got {type(value).__name__}")
+
+
+def _known(steps_per_epoch: int) -> int:
+    if steps_per_epoch == 0:
+        raise ValueError("lr_schedule needs the number of steps in an epoch; x, an iterable, has no length to tell it")
+    return steps_per_epoch
 
 
 def _between(start: float, end: float, share: Any) -> Rates:

@@ -137,8 +137,12 @@ class Session:
         first_step: int,
         lr: Array,
         on_progress: Callable[[int], None] | None,
+        number_of_first: int | None = None,
     ) -> Array:
-        """Take one step for each entry of ``lr``; return the losses of the steps."""
+        """Take one step for each entry of ``lr``; return their losses.
+
+        ``number_of_first`` is what an error calls the first batch, ``first_step`` by default.
+        """
         options = self.options
         self.load()
         self._ahead = True
@@ -161,13 +165,14 @@ class Session:
         )
         if not_finite:
             done = self._engine.steps - before
-            raise NonFiniteLossError(losses[done], self._engine.steps, self.epochs, first_step + done)
+            batch = done + (first_step if number_of_first is None else number_of_first)
+            raise NonFiniteLossError(losses[done], self._engine.steps, self.epochs, batch)
         return losses
 
-    def run_batch(self, rows: Rows, step: int, steps_per_epoch: int) -> float:
-        """Take one step on all of ``rows``, as step number ``step`` of an epoch; return its loss."""
-        lr = self.options.lr_schedule.rates(self.options.lr, self.epochs, step, 1, steps_per_epoch)
-        return float(self.run(rows, None, rows.count, 0, lr, None)[0])
+    def run_batch(self, rows: Rows, epoch: int, step: int, steps_per_epoch: int) -> float:
+        """Take one step on all of ``rows``; return its loss. The rest is for the learning-rate schedule."""
+        lr = self.options.lr_schedule.rates(self.options.lr, epoch, step, 1, steps_per_epoch)
+        return float(self.run(rows, None, rows.count, 0, lr, None, step)[0])
 
     def run_epoch(
         self, rows: Rows, chosen: Array | None, on_progress: Callable[[int], None] | None
@@ -180,12 +185,15 @@ class Session:
             order = permutation(count, self.options.seed, self.epochs)
             order = order if chosen is None else chosen[order]
         first = self.epoch_step
+        if first >= len(sizes):
+            raise ValueError(f"x must have more than the {first} batches that were taken of it; it has {len(sizes)}")
         lr = self.options.lr_schedule.rates(self.options.lr, self.epochs, first, len(sizes) - first, len(sizes))
         before = self._engine.steps
         try:
             losses = self.run(rows, order, self.options.batch_size, first, lr, on_progress)
         except BaseException:
-            self.epoch_step = first + self._engine.steps - before
+            done = first + self._engine.steps - before
+            self.epochs, self.epoch_step = (self.epochs, done) if done < len(sizes) else (self.epochs + 1, 0)
             raise
         self.epochs, self.epoch_step = self.epochs + 1, 0
         weights = sizes[first:]
@@ -207,14 +215,26 @@ class Session:
 
     def evaluate(self, rows: Rows, chosen: Array | None) -> dict[str, float]:
         options = self.options
+        if rows.y.ndim == 1:
+            chosen = self._not_ignored(rows.y, chosen)
+        count = rows.count if chosen is None else len(chosen)
+        if count == 0:
+            return {"loss": float("nan"), "accuracy": float("nan")}
         self.load()
         total, divisor, hits = self._engine.evaluate(
             rows.x, rows.y, rows.sample_weight, rows.class_weight, options.input_scale, options.input_shift, chosen
         )
         result = {"loss": total / divisor if divisor else float("nan")}
         if rows.y.ndim == 1:
-            result["accuracy"] = hits / (rows.count if chosen is None else len(chosen))
+            result["accuracy"] = hits / count
         return result
+
+    def _not_ignored(self, classes: Array, chosen: Array | None) -> Array | None:
+        """Return the chosen rows without those of class ``ignore_index``, which count neither as hit nor as miss."""
+        kept = (classes if chosen is None else classes[chosen]) != self.options.ignore_index
+        if kept.all():
+            return chosen
+        return np.flatnonzero(kept) if chosen is None else chosen[kept]
 
     def _kept_states(self) -> list[tuple[int, str]]:
         names = self.options.optimizer.states
@@ -236,20 +256,26 @@ class Session:
     def load_state(self, state: dict[str, dict[str, Any]], steps: int) -> None:
         kept = self._kept_states()
         names = [name for _, name in kept]
-        if sorted(state) != sorted(names):
-            raise ValueError(f"state must hold {names or 'nothing'}; it holds {sorted(state) or 'nothing'}")
+        if not isinstance(state, dict) or sorted(state) != sorted(names):
+            given = f"holds {sorted(state) or 'nothing'}" if isinstance(state, dict) else f"is a {type(state).__name__}"
+            raise ValueError(f"state must hold {names or 'nothing'}; it {given}")
         arrays = [self._checked_state(name, state[name]) for name in names]
         for (index, _), values in zip(kept, arrays, strict=True):
             self._engine.load_state(index, values)
         self._engine.steps = steps
 
     def _checked_state(self, name: str, values: dict[str, Any]) -> Arrays:
+        if not isinstance(values, dict):
+            raise TypeError(f"state's {name} must be a dictionary of arrays by parameter; got {type(values).__name__}")
         checked: list[Array | None] = []
         for parameter, like in zip(PARAMETER_NAMES, self.parameters.trained(), strict=True):
             wanted = None if like is None else like.shape
-            given = np.shape(values[parameter]) if parameter in values else None
+            array = np.asarray(values[parameter]) if parameter in values else None
+            given = None if array is None else array.shape
             if given != wanted:
                 raise ValueError(f"state's {name} of {parameter} must have shape {wanted}; got {given}")
-            checked.append(None if like is None else np.ascontiguousarray(values[parameter], dtype=like.dtype))
+            if array is not None and array.dtype.kind not in "fiu":
+                raise TypeError(f"state's {name} of {parameter} must hold real numbers; got {array.dtype}")
+            checked.append(None if like is None else np.ascontiguousarray(array, dtype=like.dtype))
         w1, b1, w2, b2 = checked
         return w1, b1, w2, b2

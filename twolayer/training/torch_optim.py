@@ -47,13 +47,20 @@ def read_state(
     if type(optimizer) is not wanted:
         raise TypeError(f"optimizer must be a torch.optim.{wanted.__name__}; got {type(optimizer).__name__}")
     names = _kept(options)
+    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     steps = 0
     state: dict[str, dict[str, Array]] = {name: {} for name in names}
     for parameter_name, parameter in _trained(net).items():
+        if id(parameter) not in owned:
+            raise ValueError(f"optimizer must be built on the net's parameters; it does not hold {parameter_name}")
         held = optimizer.state.get(parameter, {})
         for name in names:
-            value = held.get(name)
-            state[name][parameter_name] = (torch.zeros_like(parameter) if value is None else value).detach().numpy()
+            if held and held.get(name) is None:
+                raise ValueError(
+                    f"optimizer must hold {name} of {parameter_name}, as the trainer's options say; it holds "
+                    f"{', '.join(sorted(held))}"
+                )
+            state[name][parameter_name] = held.get(name, torch.zeros_like(parameter)).detach().numpy()
         if held:
             steps = max(steps, int(held.get("step", 1)))
     return steps, state

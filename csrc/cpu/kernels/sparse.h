@@ -1,7 +1,8 @@
-// Products with a batch most of whose numbers are zero, going through the others only. Included once per ISA, after gemm.h.
+// Products with a batch most of whose numbers are zero, going through the others only. Included once per ISA, after
+// gemm.h.
 //
-// Each sum takes its terms in the order the dense product does, so the two agree to the bit. Two sums are formed at a time:
-// one alone would wait for its own additions.
+// Each sum takes its terms in the order the dense product does, so the two agree to the bit. Two sums are formed at a
+// time: one alone would wait for its own additions.
 
 constexpr int64_t kPrefetchLines = 16;  // of the next batch per two columns: enough to be done before the columns are
 constexpr int kSparseVectors = TWOLAYER_VECTOR_REGISTERS >= 32 ? 8 : 4;  // of a row of weights, per pass over the lists
@@ -31,8 +32,8 @@ void train_scan(const TrainParams<T>& p, int64_t row0, int64_t row1, int64_t col
   }
 }
 
-// z (kRows rows, stride H) += x w for rows [row, row + kRows), units [unit, unit + kVectors · lanes) and one section of the
-// columns.
+// z (kRows rows, stride H) += x w for rows [row, row + kRows), units [unit, unit + kVectors · lanes) and one section of
+// the columns.
 template <int kRows, int kVectors, class T>
 TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t section, int64_t row, int64_t unit, T* z) {
   constexpr int L = lanes<T>;
@@ -63,8 +64,8 @@ TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t sectio
     for (int v = 0; v < kVectors; ++v) store(z + r * H + v * L, acc[r][v]);
 }
 
-// z (rows, width) += x w for rows from `row` on and units from `unit` on; width is a whole number of vectors. All rows go
-// through one section of the columns before the next, so that its weights stay in L1.
+// z (rows, width) += x w for rows from `row` on and units from `unit` on; width is a whole number of vectors. All rows
+// go through one section of the columns before the next, so that its weights stay in L1.
 template <class T>
 void sparse_forward(const TrainParams<T>& p, int64_t row, int64_t rows, int64_t unit, int64_t width, T* z) {
   const int64_t H = p.padded_hidden;

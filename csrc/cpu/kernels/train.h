@@ -4,8 +4,8 @@
 //   train_loss      a range of batch rows: outputs, loss, gradient at the outputs
 //   train_backward  the same hidden blocks: gradients, and the update of every parameter that belongs to them
 //   train_update    the same hidden blocks: the update, when it must wait for all gradients (clip_norm)
-// Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes of a
-// result depend on padded lanes only, and no sum over hidden units or outputs reads one.
+// Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes
+// of a result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
 template <class T>
 struct HiddenRange {  // of padded units
@@ -87,7 +87,8 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
       T* z = p.grad_out + row * O;
       for (int64_t j = 0; j < O; j += lanes<T>) {
         Vec<T> total = p.b2.value ? load(p.b2.value + j) : zero<T>();
-        for (int64_t block = 0; block < p.blocks; ++block) total = total + load(p.partial + (block * p.batch + row) * O + j);
+        for (int64_t block = 0; block < p.blocks; ++block)
+          total = total + load(p.partial + (block * p.batch + row) * O + j);
         store(z + j, total);
       }
       if (!p.training && p.classes) p.row_hit[row] = is_hit(p.out, z, p.classes[row]);
@@ -141,7 +142,7 @@ struct Updater {
   Rule rule;
   V l1, l2, clip_factor, clip_value;
   bool penalised, waits, clips;
-  mutable V zeros;  // 0 while every updated weight is finite
+  mutable V zeros;  // 0 while every updated weight is finite as products read it
 
   TWOLAYER_INLINE Updater(const TrainParams<T>& params, const Rule& update_rule)
       : p(params),
@@ -169,21 +170,24 @@ struct Updater {
 
   TWOLAYER_INLINE void note_squares(int64_t column, int64_t n, const T* grad) const {
     T* squares = p.square_sum + column;
-    for (int64_t j = 0; j < n; j += lanes<T>) store(squares + j, fma(load(grad + j), load(grad + j), load(squares + j)));
+    for (int64_t j = 0; j < n; j += lanes<T>)
+      store(squares + j, fma(load(grad + j), load(grad + j), load(squares + j)));
   }
 
   // Updates n numbers of `param`, from index `at` on; n is a whole number of vectors.
   TWOLAYER_INLINE void update(int64_t n, const T* grad, const Trained<T>& param, int64_t at) const {
     for (int64_t j = 0; j < n; j += lanes<T>) {
       V state[Trained<T>::kStates];
-      for (int s = 0; s < Trained<T>::kStates; ++s) state[s] = param.state[s] ? load(param.state[s] + at + j) : zero<T>();
+      for (int s = 0; s < Trained<T>::kStates; ++s)
+        state[s] = param.state[s] ? load(param.state[s] + at + j) : zero<T>();
       V g = load(grad + j);
       if (waits) g = g * clip_factor;
       if (clips) g = max(min(g, clip_value), -clip_value);
       const V w = rule.step(load(param.value + at + j), g, state);
       store(param.value + at + j, w);
-      zeros = fma(w, zero<T>(), zeros);
-      if (param.compute != param.value) store(param.compute + at + j, rounded_to_bfloat16(w));
+      V read = w;  // by products
+      if (param.compute != param.value) store(param.compute + at + j, read = rounded_to_bfloat16(w));
+      zeros = fma(read, zero<T>(), zeros);
       for (int s = 0; s < Trained<T>::kStates; ++s)
         if (param.state[s]) store(param.state[s] + at + j, state[s]);
     }
@@ -214,7 +218,8 @@ struct Updater {
       constexpr int width = kVectors * lanes<T>;
       for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t i) {
         alignas(64) T grad[kRows * width];
-        broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width, false, 0);
+        broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width,
+                                                                  false, 0);
         for (int r = 0; r < kRows; ++r) take_weight_row(i + r, units.begin + j, width, grad + r * width, w);
       });
     });
@@ -223,7 +228,8 @@ struct Updater {
   // w1 from its gradient where most inputs are zero. A column of zeros has no gradient.
   void sparse_weight(const HiddenRange<T>& units, NextBatch<T> next) const {
     const Trained<T>& w = p.w1;
-    const bool nothing_is_no_change = rule.zero_changes_nothing() && !penalised && !waits;
+    const bool lr_finite = static_cast<T>(p.options.lr) * 0 == 0;  // in T
+    const bool nothing_is_no_change = rule.zero_changes_nothing() && lr_finite && !penalised && !waits;
     const int64_t words = ceil_div(p.batch, 64);
     const auto is_empty = [&](int64_t column) {
       uint64_t any = 0;
@@ -291,10 +297,10 @@ template <class T, class F>
 TWOLAYER_INLINE void with_updater(const TrainParams<T>& p, F&& f) {
   const auto spread = [](double v) { return constant<Vec<T>>(v); };
   switch (p.optimizer) {
-#define TWOLAYER_CASE(number, Name)                                             \
-  case number: {                                                                \
-    using Rule = Name::Rule<Vec<T>>;                                            \
-    return f(Updater<T, Rule>(p, Rule(p.options, p.step, spread)));             \
+#define TWOLAYER_CASE(number, Name)                                 \
+  case number: {                                                    \
+    using Rule = Name::Rule<Vec<T>>;                                \
+    return f(Updater<T, Rule>(p, Rule(p.options, p.step, spread))); \
   }
     TWOLAYER_OPTIMIZERS(TWOLAYER_CASE)
 #undef TWOLAYER_CASE
@@ -356,8 +362,8 @@ void train_update(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   if (!p.w2.frozen) refresh_transposed(p, units);
 }
 
-// Makes the copies of the weights that products read, after the weights were set from outside; returns whether every number
-// of w1 is finite.
+// Makes the copies of the weights that products read, after the weights were set from outside; returns whether every
+// number of w1 is finite as they read it.
 template <class T>
 bool train_take_weights(const TrainParams<T>& p) {
   const auto copy = [&](int64_t m, const Trained<T>& w) {
@@ -366,5 +372,5 @@ bool train_take_weights(const TrainParams<T>& p) {
   };
   copy(p.in, p.w1);
   copy(p.out, p.w2);
-  return all_finite(p.in, p.padded_hidden, p.w1.value, p.padded_hidden);
+  return all_finite(p.in, p.padded_hidden, p.w1.compute, p.padded_hidden);
 }

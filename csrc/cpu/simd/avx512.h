@@ -68,8 +68,7 @@ TWOLAYER_INLINE void mark_nonzero(int64_t rows, const float* const* x_rows, int6
   __m512i low = _mm512_setzero_si512(), high = low;
   for (int64_t r = 0; r < rows; ++r) {
     const __m512i bit = _mm512_set1_epi64(static_cast<int64_t>(uint64_t{1} << r));
-    const __mmask16 nonzero =
-        _mm512_cmp_ps_mask(_mm512_loadu_ps(x_rows[r] + column), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __mmask16 nonzero = _mm512_cmp_ps_mask(_mm512_loadu_ps(x_rows[r] + column), _mm512_setzero_ps(), _CMP_NEQ_UQ);
     low = _mm512_mask_or_epi64(low, static_cast<__mmask8>(nonzero), low, bit);
     high = _mm512_mask_or_epi64(high, static_cast<__mmask8>(nonzero >> 8), high, bit);
   }

@@ -272,8 +272,8 @@ TWOLAYER_INLINE Element<V> maximum(V v) {
 
 // ---- Where rows of numbers are not zero
 
-// Writes first + i for every x[i] ≠ 0, i in [0, n), in ascending order, and returns how many there are. `index` has room
-// for n.
+// Writes first + i for every x[i] ≠ 0, i in [0, n), in ascending order, and returns how many there are. `index` has
+// room for n.
 template <class T>
 TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const T* x, int32_t first, int32_t* index) {
   int64_t count = 0;
