@@ -716,3 +716,17 @@ def test_labels_that_would_overlap_are_moved_apart() -> None:
 
 def test_curves_that_end_alike_share_a_label() -> None:
     assert plots._groups({"a": 2.0, "b": 2e-7, "c": 2.1}) == [["b"], ["a", "c"]]
+
+
+def test_curves_of_different_courses_do_not_share_a_label() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    result = measure.run_task(problem("classification"), table_of_two_updates(), LineProgress())
+    axes = figure.subplots()
+    plots._draw_losses(axes, result)
+    assert {text.get_text() for text in axes.texts} == {"2 programs on one curve", "twolayer.fit Adam"}
+
+
+def table_of_two_updates() -> methods.MethodTable:
+    names = {"NumPy, float64": None, "twolayer.fit": None, "twolayer.fit Adam": methods.Update("adam", 1e-5)}
+    rows = tuple(methods.Method(name, program(lambda: [4.0, 2.0]), update=update) for name, update in names.items())
+    return methods.MethodTable(rows, "NumPy, float64", "NumPy, float64", "twolayer.fit")

@@ -576,7 +576,7 @@ def test_parameters_are_refused(method, index, value, error, message):
     assert all(np.all(array == 7) for i, array in enumerate(arrays) if i != index)
 
 
-@pytest.mark.parametrize(("index", "name"), enumerate(PARAMETERS))
+@pytest.mark.parametrize(("index", "name"), list(enumerate(PARAMETERS)))
 def test_a_missing_parameter_is_not_loaded_and_not_stored(index, name):
     engine = loaded_engine(SMALL)
     before = training_data(SMALL).parameters

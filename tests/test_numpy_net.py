@@ -300,7 +300,7 @@ def test_a_net_that_became_another_is_refused():
     net = NumpyNet(9, 20, 5)
     trainer = Trainer(net)
     net.b1 = None
-    with pytest.raises(ValueError, match=r"net must stay what .*, 9 → 20 → 5, sigmoid, float32, w1 b1 w2 b2; it is now"):
+    with pytest.raises(ValueError, match=r"net must stay what .*, 9 → 20 → 5, sigmoid, float32, w1 b1 w2 b2; it is"):
         trainer.step(X, Y)
 
 

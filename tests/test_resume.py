@@ -145,6 +145,8 @@ def test_ctrl_c(rows_per_epoch):
     net, expected = (make_net(sizes=WIDE, dtype=torch.float32) for _ in range(2))
     trainer = Trainer(net, **options)
     train_until_ctrl_c(trainer, x, y)
+    while not in_last_batch and trainer.state_dict()["epoch_step"] == 0:  # it came between two epochs
+        train_until_ctrl_c(trainer, x, y)
     state = trainer.state_dict()
     assert state["steps"] == state["epochs"] * (1 if in_last_batch else 1000) + state["epoch_step"]
     assert (state["epoch_step"] == 0) == in_last_batch

@@ -84,8 +84,11 @@ def _draw_losses(axes: Axes, result: TaskResult) -> None:
     else:
         axes.set_ylim(bottom=0)
     axes.set_title(f"{result.problem.title}: loss{'' if result.problem.batches == 1 else ' of the last batch'}")
-    ends = {name: losses[-1] for name, losses in result.losses.items()}
-    _label_ends(axes, [_group_label(names, ends[names[0]]) for names in _groups(ends)])
+    labels = []
+    for course in dict.fromkeys(result.table.named(name).course for name in result.losses):
+        ends = {name: losses[-1] for name, losses in result.losses.items() if result.table.named(name).course == course}
+        labels += [_group_label(names, ends[names[0]]) for names in _groups(ends)]
+    _label_ends(axes, labels)
 
 
 def _groups(ends: Mapping[str, float]) -> list[list[str]]:
