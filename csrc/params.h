@@ -17,8 +17,8 @@ struct ForwardParams {
   const T* b1;  // (hidden) or null
   const T* w2;  // (out, hidden)
   const T* b2;  // (out) or null
-  T* saved;     // (batch, hidden) or null: what backward needs, the activation's output or its input (math/activations.h)
-  T* y;         // (batch, out)
+  T* saved;  // (batch, hidden) or null: what backward needs, the activation's output or its input (math/activations.h)
+  T* y;      // (batch, out)
   int activation;
   int threads;
 };
@@ -55,9 +55,9 @@ struct Trained {
 };
 
 // One training step, as the engine lays it out. Weights are kept with the hidden units contiguous, so that each thread
-// owns some units and their weights never leave its cache: w1 transposed, and w2 in both layouts. H and O are hidden and
-// out padded to kUnit. A block is a run of hidden units whose contributions to the
-// outputs are summed first; the blocks' partial outputs are then added in order, so no bit depends on the thread count.
+// owns some units and their weights never leave its cache: w1 transposed, and w2 in both layouts. H and O are hidden
+// and out padded to kUnit. A block is a run of hidden units whose contributions to the outputs are summed first; the
+// blocks' partial outputs are then added in order, so no bit depends on the thread count.
 template <class T>
 struct TrainParams {
   static constexpr int64_t kUnit = 16;

@@ -1,8 +1,8 @@
 """The one table of names: activation, loss and optimiser → native id and reference functions.
 
 The id of a row is its position, and the C++ lists (``csrc/math/{activations,losses,optimizers}.h``) stand in the same
-order; ``tests/test_registry.py`` fails when they differ. Nothing here imports torch: the torch function of an activation
-or a loss is the function of the same name in :mod:`twolayer.reference.torch`, looked up when it is first needed.
+order; ``tests/test_registry.py`` fails when they differ. Nothing here imports torch: the torch function of a row is the
+one of the same name in :mod:`twolayer.reference.torch`, looked up when it is first needed.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ struct ExchangeApi {
   void* allocate;
   void* managed_from_object;
   void* managed_to_object;
-  int (*borrow)(void* object, Tensor* out);  // fills a view that lives as long as the object; 0, or −1 with an exception
+  int (*borrow)(void* object,
+                Tensor* out);  // fills a view that lives as long as the object; 0, or −1 with an exception
   int (*current_stream)(int32_t device_type, int32_t device_index, void** stream);
 };
 

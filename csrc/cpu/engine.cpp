@@ -13,7 +13,7 @@ namespace twolayer::cpu {
 namespace {
 
 constexpr int64_t kUnit = TrainParams<float>::kUnit;
-constexpr int64_t kMaxBlocks = 16;          // partial outputs of this many blocks are kept: a bound on memory and threads
+constexpr int64_t kMaxBlocks = 16;  // partial outputs of this many blocks are kept: a bound on memory and threads
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -39,7 +39,8 @@ void transpose(int64_t rows, int64_t columns, const T* from, int64_t from_stride
   for (int64_t i0 = 0; i0 < rows; i0 += kSquare)
     for (int64_t j0 = 0; j0 < columns; j0 += kSquare)
       for (int64_t i = i0; i < std::min(i0 + kSquare, rows); ++i)
-        for (int64_t j = j0; j < std::min(j0 + kSquare, columns); ++j) to[j * to_stride + i] = from[i * from_stride + j];
+        for (int64_t j = j0; j < std::min(j0 + kSquare, columns); ++j)
+          to[j * to_stride + i] = from[i * from_stride + j];
 }
 
 }  // namespace
@@ -250,7 +251,8 @@ void permutation(int64_t n, uint64_t seed, uint64_t epoch, int64_t* order) {
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
     return z ^ (z >> 31);
   };
-  state = next();  // the starts of neighbouring seeds differ by the generator's own increment: without this their draws overlap
+  state = next();  // the starts of neighbouring seeds differ by the generator's own increment: without this their draws
+                   // overlap
   for (int64_t i = 0; i < n; ++i) order[i] = i;
   for (int64_t i = n - 1; i > 0; --i) {
     const auto j = static_cast<int64_t>((static_cast<unsigned __int128>(next()) * static_cast<uint64_t>(i + 1)) >> 64);

@@ -6,7 +6,8 @@
 
 namespace twolayer::cpu {
 
-// Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in cache.
+// Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in
+// cache.
 constexpr int64_t kDepth = 256;
 
 // How many of `threads` to use: one more per so much work that waking it costs less than it saves.
@@ -39,15 +40,15 @@ struct Isa {
   TrainKernels<double> train_f64;
 };
 
-// The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target and
-// could not run elsewhere.
-#define TWOLAYER_ISA(isa, supported)                                                      \
-  twolayer::cpu::Isa {                                                                    \
-    #isa, supported, {isa::forward<float>, isa::backward<float>},                         \
-        {isa::forward<double>, isa::backward<double>},                                    \
-        {isa::forward<bfloat16>, isa::backward<bfloat16>},                                \
-        {isa::train_forward<float>, isa::train_loss<float>, isa::train_backward<float>},  \
-        {isa::train_forward<double>, isa::train_loss<double>, isa::train_backward<double>} \
+// The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target
+// and could not run elsewhere.
+#define TWOLAYER_ISA(isa, supported)                                                                             \
+  twolayer::cpu::Isa {                                                                                           \
+    #isa, supported, {isa::forward<float>, isa::backward<float>}, {isa::forward<double>, isa::backward<double>}, \
+        {isa::forward<bfloat16>, isa::backward<bfloat16>},                                                       \
+        {isa::train_forward<float>, isa::train_loss<float>, isa::train_backward<float>}, {                       \
+      isa::train_forward<double>, isa::train_loss<double>, isa::train_backward<double>                           \
+    }                                                                                                            \
   }
 
 template <class T>

@@ -43,11 +43,13 @@ T wait_while(const std::atomic<T>& word, T old) {
 
 using Task = void (*)(void* context, int thread);
 
-// One sleeping thread. Its state goes idle → offered → running → idle; an offer nobody took yet can be withdrawn, so the
-// owner of a task never waits for a thread that has not woken up.
+// One sleeping thread. Its state goes idle → offered → running → idle; an offer nobody took yet can be withdrawn, so
+// the owner of a task never waits for a thread that has not woken up.
 class Worker {
  public:
-  Worker() { std::thread([this] { loop(); }).detach(); }
+  Worker() {
+    std::thread([this] { loop(); }).detach();
+  }
 
   void offer(Task task, void* context, int thread) {
     task_ = task;

@@ -1,5 +1,6 @@
-// The core's own threads. Waits spin briefly and then sleep; work is claimed in chunks, so a descheduled thread delays the
-// chunk it holds and nothing else; the pool is emptied in a forked child, which starts its own threads when it needs them.
+// The core's own threads. Waits spin briefly and then sleep; work is claimed in chunks, so a descheduled thread delays
+// the chunk it holds and nothing else; the pool is emptied in a forked child, which starts its own threads when it
+// needs them.
 #pragma once
 #include <cstdint>
 

@@ -1,4 +1,5 @@
-// The losses: one struct per entry and one list, used by CPU and CUDA alike. Ids are positions, as in twolayer/registry.py.
+// The losses: one struct per entry and one list, used by CPU and CUDA alike. Ids are positions, as in
+// twolayer/registry.py.
 //
 // A loss of kind kElementwise gives value(z, y) and gradient(z, y) per number, one of kind kSoftmax is the negative
 // log-likelihood of a class under softmax(z). count() is what the sum over a batch is divided by.

@@ -284,13 +284,16 @@ def _splitmix64(state: int, count: int) -> NDArray[np.uint64]:
 def permutation(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order in which shuffled training visits n rows in an epoch (from 0): Fisher–Yates driven by SplitMix64.
 
-    The generator starts from SplitMix64's first output from seed · 0x9E3779B97F4A7C15 + (epoch + 1) · 0xD1B54A32D192ED03
-    mod 2⁶⁴. For i from n - 1 down to 1, the next output r gives j = ⌊r (i + 1) / 2⁶⁴⌋, and rows i and j change places.
+    The generator starts from SplitMix64's first output from the state seed · 0x9E3779B97F4A7C15 + (epoch + 1) ·
+    0xD1B54A32D192ED03 mod 2⁶⁴. For i from n - 1 down to 1, the next output r gives j = ⌊r (i + 1) / 2⁶⁴⌋, and rows i
+    and j change places.
     """
     if not 0 <= n < 1 << 32:
         raise ValueError(f"n must be at least 0 and below 2**32, got {n}")
     state = (seed * _SPLITMIX64_INCREMENT + (epoch + 1) * 0xD1B54A32D192ED03) & _UINT64
-    state = int(_splitmix64(state, 1)[0])  # neighbouring seeds start one increment apart: else their draws would overlap
+    state = int(
+        _splitmix64(state, 1)[0]
+    )  # neighbouring seeds start one increment apart: else their draws would overlap
     draws = _splitmix64(state, max(n - 1, 0))
     bounds = np.arange(n, 1, -1, dtype=np.uint64)  # i + 1
     high, low = draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)

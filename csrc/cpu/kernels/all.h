@@ -1,5 +1,5 @@
-// Every kernel, in the order in which they stand on each other. An isa_*.cpp includes this inside its namespace, after the
-// simd names; nothing here opens a namespace, has an include guard or uses the standard library.
+// Every kernel, in the order in which they stand on each other. An isa_*.cpp includes this inside its namespace, after
+// the simd names; nothing here opens a namespace, has an include guard or uses the standard library.
 #include "cpu/simd/elementary.h"
 #include "math/activations.h"
 #include "math/losses.h"

@@ -51,5 +51,6 @@ void backward(const BackwardParams<T>& p) {
   if (p.grad_b1) sum_rows<C>(p.batch, p.hidden, grad_z.data, p.hidden, p.grad_b1);
   if (p.grad_w1)
     gradient_product<Left::kTransposed>(p.threads, p.hidden, p.in, p.batch, grad_z.data, p.hidden, p.x, p.grad_w1);
-  if (p.grad_x) gradient_product<Left::kPlain>(p.threads, p.batch, p.in, p.hidden, grad_z.data, p.hidden, p.w1, p.grad_x);
+  if (p.grad_x)
+    gradient_product<Left::kPlain>(p.threads, p.batch, p.in, p.hidden, grad_z.data, p.hidden, p.w1, p.grad_x);
 }

@@ -28,8 +28,8 @@ void for_chunks(int threads, int64_t m, int64_t n, int64_t depth, Body&& body) {
   });
 }
 
-// Has compute(c, stride) write a rows × columns result: straight into `out` when it is of compute type C, else by way of a
-// tile that is then rounded. rows ≤ kRowChunk, columns ≤ kColumnChunk.
+// Has compute(c, stride) write a rows × columns result: straight into `out` when it is of compute type C, else by way
+// of a tile that is then rounded. rows ≤ kRowChunk, columns ≤ kColumnChunk.
 template <class C, class T, class F>
 TWOLAYER_INLINE void write_result(int64_t rows, int64_t columns, T* out, int64_t stride, F&& compute) {
   if constexpr (__is_same(C, T)) {
@@ -48,8 +48,8 @@ void forward(const ForwardParams<T>& p) {
   Scratch<C> hidden(p.batch * p.hidden);  // (batch, hidden)
   for_chunks(p.threads, p.batch, p.hidden, p.in, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     C* z = hidden.data + i0 * p.hidden + j0;
-    multiply_transposed(i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.in, p.w1 + j0 * p.in, p.in, p.b1 ? p.b1 + j0 : nullptr,
-                        z, p.hidden);
+    multiply_transposed(i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.in, p.w1 + j0 * p.in, p.in,
+                        p.b1 ? p.b1 + j0 : nullptr, z, p.hidden);
     for (int64_t i = i0; i < i1; ++i, z += p.hidden)
       activate<C>(p.activation, j1 - j0, z, z, p.saved ? p.saved + i * p.hidden + j0 : nullptr);
   });

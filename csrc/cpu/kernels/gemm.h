@@ -40,8 +40,8 @@ struct RowPointers {  // rows anywhere in memory: a batch is drawn from the data
 
 enum class Left { kPlain, kTransposed };  // A(m,k) = row(m)[k], or row(k)[m]
 
-// acc[i][v] = (accumulate ? c : 0) + sum over k in [k0, k1) of A(m + i, k) · B(k, vector v). The last vector of B and c has
-// `tail` valid lanes when kTail.
+// acc[i][v] = (accumulate ? c : 0) + sum over k in [k0, k1) of A(m + i, k) · B(k, vector v). The last vector of B and c
+// has `tail` valid lanes when kTail.
 template <int kRows, int kVectors, bool kTail, Left kLeft, class A, class TB, class T>
 TWOLAYER_INLINE void broadcast_tile(const A& a, int64_t m, int64_t k0, int64_t k1, const TB* b, int64_t ldb, T* c,
                                     int64_t ldc, bool accumulate, int64_t tail) {

@@ -2,8 +2,8 @@
 //   train_forward   a range of hidden blocks: hidden layer, and its part of the outputs
 //   train_loss      a range of batch rows: outputs, loss, gradient at the outputs
 //   train_backward  the same hidden blocks: gradients, and the update of every parameter that belongs to them
-// Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes of a
-// result depend on padded lanes only, and no sum over hidden units or outputs reads one.
+// Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes
+// of a result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
 template <class T>
 struct HiddenRange {  // of padded units
@@ -22,8 +22,7 @@ void train_forward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
     const int64_t rows = min_of(kDepth, p.batch - i0);
     T* z = p.hidden_value + i0 * H + units.begin;
     if (p.b1.value)
-      for (int64_t i = 0; i < rows; ++i)
-        map<T>(width, [](auto v) { return v; }, z + i * H, p.b1.value + units.begin);
+      for (int64_t i = 0; i < rows; ++i) map<T>(width, [](auto v) { return v; }, z + i * H, p.b1.value + units.begin);
     multiply<Left::kPlain>(rows, width, p.in, RowPointers<T>{p.x_rows + i0}, p.w1.value + units.begin, H, z, H,
                            p.b1.value != nullptr);
     T* saved = p.hidden_saved == p.hidden_value ? nullptr : p.hidden_saved + i0 * H + units.begin;
@@ -37,7 +36,8 @@ void train_forward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
   }
 }
 
-// z (O) holds n logits and leaves as the gradient (softmax(z) − one-hot(label)) · scale. Returns −log softmax(z)[label].
+// z (O) holds n logits and leaves as the gradient (softmax(z) − one-hot(label)) · scale. Returns −log
+// softmax(z)[label].
 template <class T>
 T loss_row(CrossEntropy, const TrainParams<T>& p, int64_t row, T scale, T* z) {
   constexpr int L = lanes<T>;
@@ -83,7 +83,8 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
       T* z = p.grad_out + row * O;
       for (int64_t j = 0; j < O; j += lanes<T>) {
         Vec<T> total = p.b2.value ? load(p.b2.value + j) : zero<T>();
-        for (int64_t block = 0; block < p.blocks; ++block) total = total + load(p.partial + (block * p.batch + row) * O + j);
+        for (int64_t block = 0; block < p.blocks; ++block)
+          total = total + load(p.partial + (block * p.batch + row) * O + j);
         store(z + j, total);
       }
       p.row_loss[row] = loss_row(loss, p, row, scale, z);
@@ -132,7 +133,8 @@ void update_weight(const TrainParams<T>& p, const Rule& rule, int64_t m, int64_t
     constexpr int width = kVectors * lanes<T>;
     for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t i) {
       alignas(64) T grad[kRows * width];
-      broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width, false, 0);
+      broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width, false,
+                                                                0);
       for (int r = 0; r < kRows; ++r) update(rule, width, grad + r * width, offset(w, (i + r) * H + j));
     });
   });
