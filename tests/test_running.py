@@ -161,14 +161,12 @@ def test_a_forked_child_goes_on_with_its_parents_trainer():
 @pytest.mark.filterwarnings("ignore:This process.* is multi-threaded")
 def test_a_fork_while_another_thread_trains():
     expected = train()
+    net = make_net(sizes=WIDE, dtype=torch.float32)  # before the thread starts: both draw from torch's one generator
     stop = threading.Event()
     busy = threading.Thread(
         target=lambda: train(epochs=10**6, callback=lambda epoch, history: stop.is_set()), daemon=True
     )
     busy.start()
-    net = make_net(
-        sizes=WIDE, dtype=torch.float32
-    )  # not in the child: torch's generator may be locked by a thread then
 
     def check():
         fit(net, X, Y, threads=2, epochs=3, **OPTIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,6 +53,9 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+_drawing = threading.Lock()  # torch has one generator for all threads
+
+
 def make_net(
     activation: str = "tanh",
     dtype: torch.dtype = torch.float64,
@@ -59,8 +63,9 @@ def make_net(
     bias: bool = True,
     seed: int = 0,
 ) -> TwoLayerNet:
-    torch.manual_seed(seed)
-    return TwoLayerNet(*sizes, activation=activation, bias=bias, dtype=dtype)
+    with _drawing:
+        torch.manual_seed(seed)
+        return TwoLayerNet(*sizes, activation=activation, bias=bias, dtype=dtype)
 
 
 def make_data(
