@@ -184,7 +184,8 @@ def test_pictures_are_written_and_shown(whole: Comparison) -> None:
 
 
 def test_without_the_native_library_its_row_says_why_and_the_exit_code_is_1(tmp_path: Path) -> None:
-    run = compare(tmp_path, "--task", "regression", "--steps", 5, environment={"TWOLAYER_DISABLE_NATIVE": "1"})
+    without = {"TWOLAYER_DISABLE_NATIVE": "1", "TWOLAYER_REQUIRE_NATIVE": "0"}
+    run = compare(tmp_path, "--task", "regression", "--steps", 5, environment=without)
     assert run.exit_code == 1
     rows = run.rows("regression")
     assert "TWOLAYER_DISABLE_NATIVE is set" in rows["twolayer.fit"]["error"]
