@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import test_elementary
-from cases import BOUNDS, TRAINING_BOUNDS, name_of
+from cases import BFLOAT16_COMPUTE_BOUND, BFLOAT16_ROUNDING_BOUND, BOUNDS, TRAINING_BOUNDS, name_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README, README_ZH = ROOT / "README.md", ROOT / "README.zh.md"
@@ -114,3 +114,5 @@ def test_bounds_are_those_of_the_tests() -> None:
     for dtype, bound in BOUNDS.items():
         training = f" {TRAINING_BOUNDS[dtype]:.0e} " if dtype in TRAINING_BOUNDS else " "
         assert f"\n| {name_of(dtype)} | {bound} eps |{training}|\n" in numerics
+    assert f"is held to {BFLOAT16_ROUNDING_BOUND:.0e} against" in numerics
+    assert f"to {BFLOAT16_COMPUTE_BOUND:.0e} against the exact run" in numerics

@@ -18,11 +18,11 @@ constexpr int64_t kUnit = TrainParams<float>::kUnit;
 constexpr int64_t kMaxBlocks = 16;       // partial outputs of this many blocks are kept: a bound on memory and threads
 constexpr double kSparseBelow = 0.4;     // share of nonzero inputs up to which going through them alone is faster
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
+constexpr auto kPollEvery = std::chrono::milliseconds(20);
+
 constexpr int64_t storage_bytes(Storage storage) {
   return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
 }
-
-constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 }  // namespace
 
