@@ -9,6 +9,7 @@
 
 #include "cpu/buffer.h"
 #include "cpu/dispatch.h"
+#include "cpu/subnormals.h"
 #include "cpu/threads.h"
 
 namespace twolayer::cpu {
@@ -269,6 +270,7 @@ struct Engine<T>::Impl final : PhasedJob {
     const auto [block0, block1] = share(p.blocks);
     const auto [row0, row1] = share(p.batch);
     const auto [column0, column1] = share(p.in);
+    const FlushSubnormals flush;
     switch (phase) {
       case Phase::kGather:
         return kernels.gather(p, row0, row1);
