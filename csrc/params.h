@@ -88,18 +88,21 @@ struct GatherOptions {
   double scale = 1, shift = 0;                // of uint8 rows
 };
 
-// One training step, as the engine lays it out. Weights are kept with the hidden units contiguous, so that each thread
-// owns some units and their weights never leave its cache: w1 transposed, and w2 in both layouts. H and O are hidden
-// and out padded to kUnit. A block is a run of hidden units whose contributions to the outputs are summed first; the
-// blocks' partial outputs are then added in order, so no bit depends on the thread count.
+// Hidden units that the training engine keeps side by side: a cache line of float32.
+constexpr int64_t kPanel = 16;
+
+// One training step, as the engine lays it out. Hidden units stand in panels of kPanel: w1 is, panel after panel, its
+// transpose (in, kPanel), so that a thread that owns some panels reads and writes memory no other thread is near. H and
+// O are hidden and out padded to kPanel; "panels of (n)" is an array (H / kPanel, n, kPanel). A block is a run of
+// panels whose contributions to the outputs are summed first; the blocks' partial outputs are then added in order, so
+// no bit depends on the thread count.
 template <class T>
 struct TrainParams {
-  static constexpr int64_t kUnit = 16;
-  static constexpr int64_t kSection = 64;  // columns of a sparse batch whose weights are to fit into L1 together
+  static constexpr int64_t kSection = 256;  // columns of a sparse batch whose weights are to fit into L1 together
   int64_t sections() const { return (in + kSection - 1) / kSection; }
 
   int64_t in, hidden, out, padded_hidden, padded_out;
-  int64_t block, blocks;  // units per block, number of blocks
+  int64_t block, blocks;  // units per block (a multiple of kPanel), number of blocks
   int activation, loss, optimizer;
   OptimizerOptions options;
   LossOptions loss_options;
@@ -108,16 +111,19 @@ struct TrainParams {
   uint64_t dropout_key;   // of the run; with the step, the row and the unit it decides who is dropped
   bool bfloat16_compute;  // factors of products are rounded to bfloat16
   bool training;          // false: outputs, losses and hits only
+  bool shares_blocks;     // where blocks do not go evenly into chunks, chunks do parts of one (see Share in train.h)
 
-  Trained<T> w1;     // (in, H)
+  Trained<T> w1;     // panels of (in)
   Trained<T> b1;     // (H)
-  Trained<T> w2;     // (out, H)
+  Trained<T> w2;     // panels of (out)
   Trained<T> b2;     // (O)
   T* w2_transposed;  // (H, O), of w2.compute
+  T* w2_shared;      // panels of (out), of w2.compute in shared blocks: one chunk updates w2 while others still read it
 
-  T* hidden_value;   // (batch, H) the activation's output, dropout applied
-  T* hidden_saved;   // (batch, H) what its derivative is computed from; may be hidden_value
-  T* grad_hidden;    // (batch, H) at the activation's input
+  T* hidden_value;   // panels of (batch): the activation's output, dropout applied
+  T* hidden_saved;   // panels of (batch): what its derivative is computed from; may be hidden_value
+  T* grad_hidden;    // panels of (batch): at the activation's input
+  T* grad_shared;    // (chunks, 2, block, batch): the same of shared blocks, where each chunk needs all of it
   T* partial;        // (blocks, batch, O) partial outputs
   T* grad_out;       // (batch, O)
   T* row_loss;       // (batch) each row's loss times its weight, not yet divided
@@ -147,7 +153,7 @@ struct TrainParams {
   int32_t* nonzero_columns;   // (batch, in) the columns that are not zero, first in each row
   int32_t* section_end;       // (batch, sections) how many of a row's lie before the end of each section of columns
   uint64_t* nonzero_rows;     // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
-  uint8_t* found_not_finite;  // (blocks) a weight of this block's units has become infinite or NaN
+  uint8_t* found_not_finite;  // (chunks) a weight that this chunk updated has become infinite or NaN
 
   // Where x_rows must first be made from rows of another kind.
   GatherOptions gather;

@@ -15,10 +15,10 @@
 namespace twolayer::cpu {
 namespace {
 
-constexpr int64_t kUnit = TrainParams<float>::kUnit;
 constexpr int64_t kMaxBlocks = 16;       // partial outputs of this many blocks are kept: a bound on memory and threads
 constexpr double kSparseBelow = 0.4;     // share of nonzero inputs up to which going through them alone is faster
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
+constexpr int64_t kShareFrom = 64;       // inputs from which on it pays that threads share a block of hidden units
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 constexpr int64_t storage_bytes(Storage storage) {
@@ -41,8 +41,8 @@ struct Engine<T>::Impl final : PhasedJob {
   std::array<Trained<T>*, kParameters> trained{&p.w1, &p.b1, &p.w2, &p.b2};
   Buffer<T> parameters[kParameters], compute[kParameters], grads[kParameters];
   Buffer<T> states[kParameters][Trained<T>::kStates];
-  Buffer<T> w2_transposed, penalty, square_sum, class_weight;
-  Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
+  Buffer<T> w2_transposed, w2_shared, penalty, square_sum, class_weight;
+  Buffer<T> hidden_value, hidden_saved, grad_hidden, grad_shared, partial, grad_out, row_loss, soft_target, gathered;
   Buffer<uint8_t> row_hit, found_not_finite;
   Buffer<int32_t> nonzero_columns, section_end;
   Buffer<uint64_t> nonzero_rows;
@@ -69,8 +69,8 @@ struct Engine<T>::Impl final : PhasedJob {
 
   explicit Impl(const EngineConfig& c) : threads_wanted(c.threads), skip_zeros(c.skip_zeros) {
     p.in = c.in, p.hidden = c.hidden, p.out = c.out;
-    p.padded_hidden = round_up(c.hidden, kUnit), p.padded_out = round_up(c.out, kUnit);
-    p.block = round_up((p.padded_hidden + kMaxBlocks - 1) / kMaxBlocks, kUnit);
+    p.padded_hidden = round_up(c.hidden, kPanel), p.padded_out = round_up(c.out, kPanel);
+    p.block = round_up((p.padded_hidden + kMaxBlocks - 1) / kMaxBlocks, kPanel);
     p.blocks = (p.hidden + p.block - 1) / p.block;
     p.activation = c.activation, p.loss = c.loss, p.optimizer = c.optimizer;
     p.options = c.options, p.loss_options = c.loss_options, p.gradient = c.gradient;
@@ -91,25 +91,31 @@ struct Engine<T>::Impl final : PhasedJob {
     p.w2_transposed = w2_transposed.resize(p.padded_hidden * p.padded_out);
     p.penalty = penalty.resize(2 * p.padded_hidden);
     p.square_sum = square_sum.resize(p.padded_hidden + p.padded_out);
-    p.found_not_finite = found_not_finite.resize(p.blocks);
+    p.found_not_finite = found_not_finite.resize(threads_wanted);
   }
 
   // To and from the engine's layout; array(i) is parameter i, or one of its states.
   template <class Array>
   void load(const LinearLayout<const T>& from, Array array) {
-    if (from[kW1]) transpose(p.hidden, p.in, from[kW1], p.in, array(kW1), p.padded_hidden);
+    for (int64_t unit = 0; unit < p.hidden; unit += kPanel) {
+      const int64_t units = std::min(kPanel, p.hidden - unit);
+      if (from[kW1]) transpose(units, p.in, from[kW1] + unit * p.in, p.in, array(kW1) + unit * p.in, kPanel);
+      for (int64_t o = 0; from[kW2] && o < p.out; ++o)
+        std::copy_n(from[kW2] + o * p.hidden + unit, units, array(kW2) + unit * p.out + o * kPanel);
+    }
     if (from[kB1]) std::copy_n(from[kB1], p.hidden, array(kB1));
-    for (int64_t o = 0; from[kW2] && o < p.out; ++o)
-      std::copy_n(from[kW2] + o * p.hidden, p.hidden, array(kW2) + o * p.padded_hidden);
     if (from[kB2]) std::copy_n(from[kB2], p.out, array(kB2));
   }
 
   template <class Array>
   void store(const LinearLayout<T>& to, Array array) const {
-    if (to[kW1]) transpose(p.in, p.hidden, array(kW1), p.padded_hidden, to[kW1], p.in);
+    for (int64_t unit = 0; unit < p.hidden; unit += kPanel) {
+      const int64_t units = std::min(kPanel, p.hidden - unit);
+      if (to[kW1]) transpose(p.in, units, array(kW1) + unit * p.in, kPanel, to[kW1] + unit * p.in, p.in);
+      for (int64_t o = 0; to[kW2] && o < p.out; ++o)
+        std::copy_n(array(kW2) + unit * p.out + o * kPanel, units, to[kW2] + o * p.hidden + unit);
+    }
     if (to[kB1]) std::copy_n(array(kB1), p.hidden, to[kB1]);
-    for (int64_t o = 0; to[kW2] && o < p.out; ++o)
-      std::copy_n(array(kW2) + o * p.padded_hidden, p.hidden, to[kW2] + o * p.hidden);
     if (to[kB2]) std::copy_n(array(kB2), p.out, to[kB2]);
   }
 
@@ -117,8 +123,7 @@ struct Engine<T>::Impl final : PhasedJob {
     load(from, [&](int i) { return parameters[i].data(); });
     frozen_penalty = penalised() ? penalty_of_frozen() : 0;
     weights_finite = kernels.take_weights(p);
-    for (int64_t block = 0; block < p.blocks; ++block) p.found_not_finite[block] = 0;
-    transpose(p.out, p.hidden, p.w2.compute, p.padded_hidden, p.w2_transposed, p.padded_out);
+    std::fill_n(p.found_not_finite, threads_wanted, uint8_t{0});
   }
 
   bool penalised() const { return p.gradient.l1 != 0 || p.gradient.l2 != 0; }
@@ -134,7 +139,7 @@ struct Engine<T>::Impl final : PhasedJob {
     p.grad_out = grad_out.resize(batch * p.padded_out);
     p.row_loss = row_loss.resize(batch);
     p.row_hit = row_hit.resize(batch);
-    if (batch > kDepth)  // the kernels then keep a weight's gradient whole while they go through the batch
+    if (batch > kShortBatch)  // the kernels then keep a weight's gradient whole while they go through the batch
       for (int i : {kW1, kW2})
         if (!trained[i]->frozen && !trained[i]->grad) trained[i]->grad = grads[i].resize(sizes[i]);
     x_rows.resize(batch);
@@ -164,7 +169,14 @@ struct Engine<T>::Impl final : PhasedJob {
     next_poll = std::chrono::steady_clock::now() + kPollEvery;
     draw_batch();
     const int64_t work = 2 * p.batch * p.padded_hidden * (p.in + p.out);
-    chunks = worthwhile_threads(work, std::min<int64_t>(threads_wanted, p.blocks));
+    // What is summed by unit over all inputs must not be shared among chunks.
+    const bool may_share = !penalised() && p.gradient.clip_norm == 0 && p.in >= kShareFrom;
+    chunks = worthwhile_threads(work, may_share ? threads_wanted : std::min<int64_t>(threads_wanted, p.blocks));
+    p.shares_blocks = may_share && p.blocks % chunks != 0;
+    if (p.shares_blocks) {
+      p.w2_shared = w2_shared.grow(p.out * p.padded_hidden);
+      p.grad_shared = grad_shared.grow(2 * chunks * p.block * batch_capacity);
+    }
   }
 
   void draw_batch() {
@@ -254,7 +266,7 @@ struct Engine<T>::Impl final : PhasedJob {
   }
 
   Evaluation evaluate(const Dataset<T>& dataset, const Order& order, Poll poll) {
-    const int64_t batch = std::min(kDepth, order.rows);
+    const int64_t batch = std::min(kShortBatch, order.rows);
     stretch = {};
     stretch.batch_size = batch;
     stretch.order = order;
@@ -267,7 +279,6 @@ struct Engine<T>::Impl final : PhasedJob {
 
   void run_chunk(int chunk) override {
     const auto share = [&](int64_t count) { return std::pair(chunk * count / chunks, (chunk + 1) * count / chunks); };
-    const auto [block0, block1] = share(p.blocks);
     const auto [row0, row1] = share(p.batch);
     const auto [column0, column1] = share(p.in);
     const FlushSubnormals flush;
@@ -277,13 +288,13 @@ struct Engine<T>::Impl final : PhasedJob {
       case Phase::kScan:
         return kernels.scan(p, row0, row1, column0, column1);
       case Phase::kForward:
-        return kernels.forward(p, block0, block1);
+        return kernels.forward(p, chunk, chunks);
       case Phase::kLoss:
         return kernels.loss(p, row0, row1);
       case Phase::kBackward:
-        return kernels.backward(p, block0, block1);
+        return kernels.backward(p, chunk, chunks);
       case Phase::kUpdate:
-        return kernels.update(p, block0, block1);
+        return kernels.update(p, chunk, chunks);
     }
   }
 
@@ -332,7 +343,7 @@ struct Engine<T>::Impl final : PhasedJob {
 
   bool to_next_step() {
     ++p.step;
-    for (int64_t block = 0; block < p.blocks; ++block) weights_finite = weights_finite && !p.found_not_finite[block];
+    for (int chunk = 0; chunk < chunks; ++chunk) weights_finite = weights_finite && !p.found_not_finite[chunk];
     if (++steps_done == stretch.steps || stop.load(std::memory_order_relaxed)) return false;
     draw_batch();
     return true;

@@ -8,7 +8,10 @@ namespace twolayer::cpu {
 
 // Products take the summed dimension this many at a time, so that the slice of a factor that a tile sweeps stays in
 // cache.
-constexpr int64_t kDepth = 256;
+constexpr int64_t kDepth = 128;
+
+// Batches of up to so many rows have each weight's gradient summed in registers, and no longer.
+constexpr int64_t kShortBatch = 256;
 
 // How many of `threads` to use: one more per so much work that waking it costs less than it saves.
 inline int worthwhile_threads(int64_t multiply_adds, int64_t threads) {
@@ -27,10 +30,10 @@ template <class T>
 struct TrainKernels {
   void (*gather)(const TrainParams<T>&, int64_t row0, int64_t row1);
   void (*scan)(const TrainParams<T>&, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
-  void (*forward)(const TrainParams<T>&, int64_t block0, int64_t block1);
+  void (*forward)(const TrainParams<T>&, int chunk, int chunks);
   void (*loss)(const TrainParams<T>&, int64_t row0, int64_t row1);
-  void (*backward)(const TrainParams<T>&, int64_t block0, int64_t block1);
-  void (*update)(const TrainParams<T>&, int64_t block0, int64_t block1);
+  void (*backward)(const TrainParams<T>&, int chunk, int chunks);
+  void (*update)(const TrainParams<T>&, int chunk, int chunks);
   bool (*take_weights)(const TrainParams<T>&);
 };
 

@@ -4,9 +4,9 @@
 template <Left kLeft, class C, class TB, class T>
 void gradient_product(int threads, int64_t m, int64_t n, int64_t k, const C* a, int64_t lda, const TB* b, T* c) {
   for_chunks(threads, m, n, k, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    const Strided<C> left{kLeft == Left::kTransposed ? a + i0 : a + i0 * lda, lda};
+    const Strided<const C> left{kLeft == Left::kTransposed ? a + i0 : a + i0 * lda, lda};
     write_result<C>(i1 - i0, j1 - j0, c + i0 * n + j0, n, [&](C* out, int64_t stride) {
-      multiply<kLeft>(i1 - i0, j1 - j0, k, left, b + j0, n, out, stride);
+      multiply<kLeft>(i1 - i0, j1 - j0, k, left, Strided<const TB>{b + j0, n}, Strided<C>{out, stride});
     });
   });
 }
@@ -43,8 +43,8 @@ void backward(const BackwardParams<T>& p) {
   Scratch<C> grad_z(p.batch * p.hidden);  // (batch, hidden), the gradient at the activation's input
   for_chunks(p.threads, p.batch, p.hidden, p.out, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     C* g = grad_z.data + i0 * p.hidden + j0;
-    multiply<Left::kPlain>(i1 - i0, j1 - j0, p.out, Strided<C>{grad_y + i0 * p.out, p.out}, p.w2 + j0, p.hidden, g,
-                           p.hidden);
+    multiply<Left::kPlain>(i1 - i0, j1 - j0, p.out, Strided<const C>{grad_y + i0 * p.out, p.out},
+                           Strided<const T>{p.w2 + j0, p.hidden}, Strided<C>{g, p.hidden});
     for (int64_t i = i0; i < i1; ++i, g += p.hidden)
       multiply_by_derivative(p.activation, j1 - j0, p.saved + i * p.hidden + j0, g);
   });

@@ -16,7 +16,7 @@ constexpr int64_t kRowChunk = 48;     // rows of a matrix one chunk of work cove
 constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
 
 TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TWOLAYER_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+TWOLAYER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Calls body(row0, row1, column0, column1) over a grid of chunks of an m × n result costing `depth` multiply-adds each.
 template <class Body>

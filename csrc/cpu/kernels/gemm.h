@@ -14,6 +14,11 @@ struct TileShape {
   static constexpr int rows = 6, vectors = 4;
   static constexpr int dot_rows = 6, dot_columns = 4;
 };
+template <>
+struct TileShape<float> {  // 8 rows divide the usual batches
+  static constexpr int rows = 8, vectors = 3;
+  static constexpr int dot_rows = 6, dot_columns = 4;
+};
 #else
 template <class T>
 struct TileShape {
@@ -22,73 +27,76 @@ struct TileShape {
 };
 #endif
 
-// How the left factor is stored. row(i) is a pointer to row i of the stored matrix.
+// How a matrix is stored. row(i) points to row i; at(i, j) to element (i, j), with whole vectors from there on where j
+// is a multiple of one; step() is how far it is from a row to the next.
 template <class T>
 struct Strided {
   using element = T;
-  const T* base;
+  T* base;
   int64_t stride;
-  TWOLAYER_INLINE const T* row(int64_t i) const { return base + i * stride; }
+  TWOLAYER_INLINE T* row(int64_t i) const { return base + i * stride; }
+  TWOLAYER_INLINE T* at(int64_t i, int64_t j) const { return base + i * stride + j; }
+  TWOLAYER_INLINE int64_t step() const { return stride; }
+};
+
+template <class T>
+struct Panels {  // kPanel columns after the other, each (rows, kPanel)
+  using element = T;
+  T* base;
+  int64_t panel_size;
+  TWOLAYER_INLINE int64_t index(int64_t i, int64_t j) const {
+    return j / kPanel * panel_size + i * kPanel + j % kPanel;
+  }
+  TWOLAYER_INLINE T* at(int64_t i, int64_t j) const { return base + index(i, j); }
+  TWOLAYER_INLINE Panels from_row(int64_t i) const { return {base + i * kPanel, panel_size}; }
+  static TWOLAYER_INLINE int64_t step() { return kPanel; }
 };
 
 template <class T>
 struct RowPointers {  // rows anywhere in memory: a batch is drawn from the data without copying it
-  using element = T;
+  using element = const T;
   const T* const* rows;
-  TWOLAYER_INLINE const T* row(int64_t i) const { return rows[i]; }
+  int64_t first = 0;  // number of each row that counts
+  TWOLAYER_INLINE const T* row(int64_t i) const { return rows[i] + first; }
 };
 
 enum class Left { kPlain, kTransposed };  // A(m,k) = row(m)[k], or row(k)[m]
 
-// acc[i][v] = (accumulate ? c : 0) + sum over k in [k0, k1) of A(m + i, k) · B(k, vector v). The last vector of B and c
-// has `tail` valid lanes when kTail.
-template <int kRows, int kVectors, bool kTail, Left kLeft, class A, class TB, class T>
-TWOLAYER_INLINE void broadcast_tile(const A& a, int64_t m, int64_t k0, int64_t k1, const TB* b, int64_t ldb, T* c,
-                                    int64_t ldc, bool accumulate, int64_t tail) {
+// Forms tile (i, v) = start(i, v) + sum over k in [k0, k1) of A(m + i, k) · B(k, n + v · lanes), a vector along n each,
+// and hands it to finish(i, v, tile). The last vector of B has `tail` valid lanes when kTail.
+template <int kRows, int kVectors, bool kTail, Left kLeft, class T, class A, class B, class Start, class Finish>
+TWOLAYER_INLINE void broadcast_tile(const A& a, int64_t m, int64_t k0, int64_t k1, const B& b, int64_t n, int64_t tail,
+                                    Start&& start, Finish&& finish) {
   using V = Vec<T>;
-  constexpr int L = lanes<T>;
   V acc[kRows][kVectors];
   for (int i = 0; i < kRows; ++i)
-    for (int v = 0; v < kVectors; ++v) {
-      const T* at = c + i * ldc + v * L;
-      acc[i][v] = !accumulate ? zero<T>() : (kTail && v == kVectors - 1) ? load_partial(at, tail) : load(at);
-    }
-  const typename A::element* rows[kRows];
+    for (int v = 0; v < kVectors; ++v) acc[i][v] = start(i, v);
+  typename A::element* rows[kRows];
   if constexpr (kLeft == Left::kPlain)
     for (int i = 0; i < kRows; ++i) rows[i] = a.row(m + i);
-  for (int64_t k = k0; k < k1; ++k) {
+  typename B::element* columns[kVectors];
+  for (int v = 0; v < kVectors; ++v) columns[v] = b.at(k0, n + v * lanes<T>);
+  for (int64_t k = k0, at = 0; k < k1; ++k, at += b.step()) {
     V bk[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      const TB* at = b + k * ldb + v * L;
-      bk[v] = (kTail && v == kVectors - 1) ? load_partial(at, tail) : load(at);
-    }
-    const typename A::element* column = kLeft == Left::kTransposed ? a.row(k) + m : nullptr;
+    for (int v = 0; v < kVectors; ++v)
+      bk[v] = (kTail && v == kVectors - 1) ? load_partial(columns[v] + at, tail) : load(columns[v] + at);
+    typename A::element* column = nullptr;
+    if constexpr (kLeft == Left::kTransposed) column = a.row(k) + m;
     for (int i = 0; i < kRows; ++i) {
       const V ai = broadcast<T>(kLeft == Left::kTransposed ? column[i] : rows[i][k]);
       for (int v = 0; v < kVectors; ++v) acc[i][v] = fma(ai, bk[v], acc[i][v]);
     }
   }
   for (int i = 0; i < kRows; ++i)
-    for (int v = 0; v < kVectors; ++v) {
-      T* at = c + i * ldc + v * L;
-      if (kTail && v == kVectors - 1)
-        store_partial(at, acc[i][v], tail);
-      else
-        store(at, acc[i][v]);
-    }
+    for (int v = 0; v < kVectors; ++v) finish(i, v, acc[i][v]);
 }
 
-// Calls f.template operator()<kRows>(m) over [0, count) in steps of kMax, then the rest in smaller ones.
+// Calls f.template operator()<kRows>(m) over [0, count) in steps of kMax, then the rest in steps of half of it, and so
+// on.
 template <int kMax, class F>
-TWOLAYER_INLINE void for_row_tiles(int64_t count, F&& f) {
-  int64_t m = 0;
+TWOLAYER_INLINE void for_row_tiles(int64_t count, F&& f, int64_t m = 0) {
   for (; m + kMax <= count; m += kMax) f.template operator()<kMax>(m);
-  if constexpr (kMax > 3)
-    if (m + 3 <= count) {
-      f.template operator()<3>(m);
-      m += 3;
-    }
-  for (; m < count; ++m) f.template operator()<1>(m);
+  if constexpr (kMax > 1) for_row_tiles<kMax / 2>(count, f, m);
 }
 
 // Calls f.template operator()<count>() for a count of 1 … kMax known only now; nothing for 0.
@@ -102,29 +110,45 @@ TWOLAYER_INLINE void for_exactly(int64_t count, F&& f) {
   }
 }
 
-// Calls f.template operator()<kVectors, kTail>(n, tail) over [0, count) columns, at most kMax vectors at a time.
+// Calls f.template operator()<kVectors, kTail>(n, tail) over [0, count) columns, at most kMax vectors at a time, and
+// not one alone where two tiles can share.
 template <class T, int kMax = TileShape<T>::vectors, class F>
 TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
   constexpr int L = lanes<T>;
   int64_t n = 0;
-  for (; n + kMax * L <= count; n += kMax * L) f.template operator()<kMax, false>(n, L);
-  const int64_t whole = (count - n) / L;
-  for_exactly<kMax - 1>(whole, [&]<int kVectors>() { f.template operator()<kVectors, false>(n, L); });
-  n += whole * L;
+  for (int64_t left = count / L; left > 0;) {
+    const int64_t taken = left == kMax + 1 ? (kMax + 1) / 2 : left < kMax ? left : kMax;
+    for_exactly<kMax>(taken, [&]<int kVectors>() { f.template operator()<kVectors, false>(n, L); });
+    n += taken * L;
+    left -= taken;
+  }
   if (n < count) f.template operator()<1, true>(n, count - n);
 }
 
 // C (m,n) = A (m,k) B (k,n), or += when accumulate.
-template <Left kLeft, class A, class TB, class T>
-void multiply(int64_t m, int64_t n, int64_t k, const A& a, const TB* b, int64_t ldb, T* c, int64_t ldc,
-              bool accumulate = false) {
+template <Left kLeft, class A, class B, class C>
+void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& c, bool accumulate = false) {
+  using T = typename C::element;
+  constexpr int L = lanes<T>;
   int64_t k0 = 0;
   do {
     const int64_t k1 = k - k0 < kDepth ? k : k0 + kDepth;
+    const bool adds = accumulate || k0 > 0;
     for_column_tiles<T>(n, [&]<int kVectors, bool kTail>(int64_t column, int64_t tail) {
+      const auto is_partial = [](int v) { return kTail && v == kVectors - 1; };
       for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t row) {
-        broadcast_tile<kRows, kVectors, kTail, kLeft>(a, row, k0, k1, b + column, ldb, c + row * ldc + column, ldc,
-                                                      accumulate || k0 > 0, tail);
+        const auto at = [&](int i, int v) { return c.at(row + i, column + v * L); };
+        broadcast_tile<kRows, kVectors, kTail, kLeft, T>(
+            a, row, k0, k1, b, column, tail,
+            [&](int i, int v) {
+              return !adds ? zero<T>() : is_partial(v) ? load_partial(at(i, v), tail) : load(at(i, v));
+            },
+            [&](int i, int v, Vec<T> sum) {
+              if (is_partial(v))
+                store_partial(at(i, v), sum, tail);
+              else
+                store(at(i, v), sum);
+            });
       });
     });
     k0 = k1;

@@ -1,19 +1,59 @@
 // The phases of a training step (see TrainParams). Included once per ISA.
 //   train_gather    a range of batch rows: rows of T out of what the data holds (gather.h), where it is not T already
-//   train_forward   a range of hidden blocks: hidden layer, and its part of the outputs
+//   train_scan      a range of batch rows and one of columns: where they are not zero (sparse.h)
+//   train_forward   a share of the hidden layer: its values, and its part of the outputs
 //   train_loss      a range of batch rows: outputs, loss, gradient at the outputs
-//   train_backward  the same hidden blocks: gradients, and the update of every parameter that belongs to them
-//   train_update    the same hidden blocks: the update, when it must wait for all gradients (clip_norm)
+//   train_backward  the same share of the hidden layer: gradients, and the update of every parameter that belongs to it
+//   train_update    the same share: the update, when it must wait for all gradients (clip_norm)
 // Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes
 // of a result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
-template <class T>
-struct HiddenRange {  // of padded units
-  int64_t begin, end;
-  TWOLAYER_INLINE HiddenRange(const TrainParams<T>& p, int64_t block0, int64_t block1)
-      : begin(min_of(block0 * p.block, p.padded_hidden)), end(min_of(block1 * p.block, p.padded_hidden)) {}
-  TWOLAYER_INLINE int64_t width() const { return end - begin; }
+// A run of blocks of hidden units that one chunk works on: whole ones, or a part of one, [part0, part1) of `parts`. Of
+// a shared block each chunk takes some of the batch rows going forward, and some of the inputs' weights going back.
+struct Share {
+  int64_t block0, block1;
+  int part0, part1, parts;
+
+  bool is_shared() const { return parts > 1; }
+  bool has_first_part() const { return part0 == 0; }  // and with it what is too small to be shared
+
+  struct Range {
+    int64_t begin, end;
+    TWOLAYER_INLINE int64_t size() const { return end - begin; }
+  };
+  Range of(int64_t count) const { return {cut(count, part0), cut(count, part1)}; }
+  template <class T>
+  Range units(const TrainParams<T>& p) const {
+    return {min_of(block0 * p.block, p.padded_hidden), min_of(block1 * p.block, p.padded_hidden)};
+  }
+
+ private:
+  int64_t cut(int64_t count, int part) const {  // at whole cache lines of inputs, and whole register tiles of rows
+    return part == parts ? count : count * part / parts / kPanel * kPanel;
+  }
 };
+
+// Calls body(share) for all that chunk `chunk` of `chunks` does.
+template <class T, class Body>
+TWOLAYER_INLINE void for_shares(const TrainParams<T>& p, int chunk, int chunks, Body&& body) {
+  const int64_t begin = chunk * p.blocks, end = begin + p.blocks;  // in parts, of which a block has `chunks`
+  const int64_t block0 = ceil_div(begin, chunks), block1 = end / chunks;
+  if (!p.shares_blocks) {
+    body(Share{begin / chunks, block1, 0, 1, 1});
+  } else if (block0 > block1) {
+    body(Share{block1, block0, static_cast<int>(begin % chunks), static_cast<int>(end % chunks), chunks});
+  } else {
+    if (begin % chunks) body(Share{block0 - 1, block0, static_cast<int>(begin % chunks), chunks, chunks});
+    if (block0 < block1) body(Share{block0, block1, 0, 1, 1});
+    if (end % chunks) body(Share{block1, block1 + 1, 0, static_cast<int>(end % chunks), chunks});
+  }
+}
+
+// The units from `unit` on of an array that is panels of (n).
+template <class T>
+TWOLAYER_INLINE Panels<T> panels(T* array, int64_t n, int64_t unit) {
+  return {array + unit * n, n * kPanel};
+}
 
 // ---- Dropout
 
@@ -34,38 +74,49 @@ void drop_out(const TrainParams<T>& p, int64_t row, int64_t unit, int64_t n, T* 
 
 // ---- Forward
 
+// z: one panel of rows [row0, row1), from the activation's input to its output, of the units from `unit` on.
 template <class T>
-void train_forward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
-  const int64_t H = p.padded_hidden, O = p.padded_out;
-  const HiddenRange<T> units(p, block0, block1);
-  const int64_t width = units.width(), real_width = min_of(units.end, p.hidden) - units.begin;
-  const bool drops = p.training && p.dropout > 0;
-  for (int64_t i0 = 0; i0 < p.batch; i0 += kDepth) {
-    const int64_t rows = min_of(kDepth, p.batch - i0);
-    T* z = p.hidden_value + i0 * H + units.begin;
-    if (p.b1.value)
-      for (int64_t i = 0; i < rows; ++i) map<T>(width, [](auto v) { return v; }, z + i * H, p.b1.value + units.begin);
-    if (p.skips_zeros) {
-      if (!p.b1.value)
-        for (int64_t i = 0; i < rows; ++i) fill_zero(width, z + i * H);
-      sparse_forward(p, i0, rows, units.begin, width, z);
-    } else {
-      multiply<Left::kPlain>(rows, width, p.in, RowPointers<T>{p.x_rows + i0}, p.w1.compute + units.begin, H, z, H,
+void activate_panel(const TrainParams<T>& p, int64_t unit, Share::Range rows, T* z, T* saved) {
+  activate(p.activation, rows.size() * kPanel, z, z, saved);
+  const int64_t real = p.hidden - unit;
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    for (int64_t j = real; j < kPanel; ++j) z[i * kPanel + j] = 0;
+    if (p.training && p.dropout > 0) drop_out(p, rows.begin + i, unit, kPanel, z + i * kPanel);
+  }
+  if (p.bfloat16_compute) round_to_bfloat16(rows.size() * kPanel, z);
+}
+
+template <class T>
+void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
+  const int64_t O = p.padded_out;
+  for_shares(p, chunk, chunks, [&](const Share& share) {
+    const Share::Range units = share.units(p), rows = share.of(p.batch);
+    const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
+                    saved = panels(p.hidden_saved, p.batch, units.begin);
+    for (int64_t j = 0; j < units.size() && (p.b1.value || p.skips_zeros); j += kPanel)
+      for (int64_t i = rows.begin; i < rows.end; ++i)
+        for (int l = 0; l < kPanel; l += lanes<T>)
+          store(z.at(i, j + l), p.b1.value ? load(p.b1.value + units.begin + j + l) : zero<T>());
+    if (p.skips_zeros)
+      sparse_forward(p, rows.begin, rows.size(), units.begin, units.size(), z);
+    else
+      multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
+                             panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin),
                              p.b1.value != nullptr);
+    for (int64_t j = 0; j < units.size(); j += kPanel)
+      activate_panel(p, units.begin + j, rows, z.at(rows.begin, j),
+                     p.hidden_saved == p.hidden_value ? nullptr : saved.at(rows.begin, j));
+    for (int64_t unit = units.begin; unit < units.end; unit += kPanel) {
+      const int64_t block = unit / p.block, count = min_of(kPanel, p.hidden - unit);
+      multiply<Left::kPlain>(rows.size(), O, count, Strided<const T>{z.at(rows.begin, unit - units.begin), kPanel},
+                             Strided<const T>{p.w2_transposed + unit * O, O},
+                             Strided<T>{p.partial + (block * p.batch + rows.begin) * O, O}, unit % p.block != 0);
     }
-    T* saved = p.hidden_saved == p.hidden_value ? nullptr : p.hidden_saved + i0 * H + units.begin;
-    for (int64_t i = 0; i < rows; ++i) {
-      T* h = z + i * H;
-      activate(p.activation, real_width, h, h, saved ? saved + i * H : nullptr);
-      if (drops) drop_out(p, i0 + i, units.begin, width, h);
-      if (p.bfloat16_compute) round_to_bfloat16(width, h);
-    }
-  }
-  for (int64_t block = block0; block < block1; ++block) {
-    const int64_t first = block * p.block, count = min_of(p.block, p.hidden - first);
-    multiply<Left::kPlain>(p.batch, O, count, Strided<T>{p.hidden_value + first, H}, p.w2_transposed + first * O, O,
-                           p.partial + block * p.batch * O, O);
-  }
+    if (share.is_shared() && share.has_first_part() && p.training)
+      map<T>(
+          units.size() * p.out, [](auto v) { return v; }, p.w2_shared + units.begin * p.out,
+          p.w2.compute + units.begin * p.out);
+  });
 }
 
 // ---- Loss
@@ -113,16 +164,17 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
 
 // ---- Backward and update
 
-// Brings the next batch's rows towards the caches, a few lines at a call, so that memory works while the weights are
-// updated. A chunk takes the share of rows that its blocks are of all.
+// Brings the next batch's rows into this core's cache, a few lines at a time, so that memory works while the weights
+// are updated.
 template <class T>
 class NextBatch {
  public:
-  TWOLAYER_INLINE NextBatch(const TrainParams<T>& p, int64_t block0, int64_t block1)
-      : p_(p), row_(block0 * p.next_batch / p.blocks), end_(block1 * p.next_batch / p.blocks) {}
+  // In `calls` calls of prefetch(), all of it.
+  TWOLAYER_INLINE NextBatch(const TrainParams<T>& p, int64_t calls)
+      : p_(p), lines_(calls > 0 ? ceil_div(p.next_batch * ceil_div(p.row_bytes, 64), calls) : 0) {}
 
-  TWOLAYER_INLINE void prefetch(int64_t lines) {
-    for (; lines > 0 && row_ < end_; --lines) {
+  TWOLAYER_INLINE void prefetch() {
+    for (int64_t line = 0; line < lines_ && row_ < p_.next_batch; ++line) {
       __builtin_prefetch(static_cast<const char*>(p_.next_rows[row_]) + at_, 0, 2);
       at_ += 64;
       if (at_ >= p_.row_bytes) at_ = 0, ++row_;
@@ -131,22 +183,36 @@ class NextBatch {
 
  private:
   const TrainParams<T>& p_;
-  int64_t row_, end_, at_ = 0;
+  const int64_t lines_;
+  int64_t row_ = 0, at_ = 0;
 };
 
-// What happens between a gradient and the parameter, with the step's constants spread over vectors.
-template <class T, class Rule>
+// Which numbers of a parameter a gradient belongs to: `count` pieces of n, each `step` after the one before; the units
+// of a piece begin unit_step after those of the one before.
+struct Pieces {
+  int64_t count, n, step = 0, unit_step = 0;
+};
+
+// What happens between a gradient and the parameter, with the step's constants spread over vectors. Which optimiser it
+// is shows in one function pointer, so that products are compiled once and not once for each.
+template <class T>
 struct Updater {
   using V = Vec<T>;
+  using Update = void (*)(const Updater&, const Pieces&, const T* grad, const Trained<T>& param, int64_t at);
   const TrainParams<T>& p;
-  Rule rule;
-  V l1, l2, clip_factor, clip_value;
-  bool penalised, waits, clips;
+  const void* rule;  // an optimiser's Rule<V>
+  const Update update_by_rule;
+  const bool zero_changes_nothing;
+  const V l1, l2, clip_factor, clip_value;
+  const bool penalised, waits, clips;
   mutable V zeros;  // 0 while every updated weight is finite as products read it
 
+  template <class Rule>
   TWOLAYER_INLINE Updater(const TrainParams<T>& params, const Rule& update_rule)
       : p(params),
-        rule(update_rule),
+        rule(&update_rule),
+        update_by_rule(update_with<Rule>),
+        zero_changes_nothing(update_rule.zero_changes_nothing()),
         l1(constant<V>(p.gradient.l1)),
         l2(constant<V>(p.gradient.l2)),
         clip_factor(constant<V>(p.clip_factor)),
@@ -156,139 +222,184 @@ struct Updater {
         clips(p.gradient.clip_value != 0),
         zeros(zero<T>()) {}
 
-  // grad (columns [unit, unit + n) of a row of weight w) += the gradient of the penalty, whose value is noted by unit.
-  TWOLAYER_INLINE void penalise(int64_t unit, int64_t n, const T* w, T* grad) const {
-    T *abs_sum = p.penalty + unit, *square_sum = p.penalty + p.padded_hidden + unit;
-    for (int64_t j = 0; j < n; j += lanes<T>) {
-      const V wj = load(w + j);
-      store(abs_sum + j, load(abs_sum + j) + abs(wj));
-      store(square_sum + j, fma(wj, wj, load(square_sum + j)));
-      const V sign = select(wj > 0, constant<V>(1), select(wj < 0, constant<V>(-1), wj));
-      store(grad + j, fma(l2, wj, fma(l1, sign, load(grad + j))));
-    }
+  // Updates `pieces` of `param`, the first of which begins at index `at`; n is a whole number of vectors.
+  TWOLAYER_INLINE void update(const Pieces& pieces, const T* grad, const Trained<T>& param, int64_t at) const {
+    update_by_rule(*this, pieces, grad, param, at);
   }
 
-  TWOLAYER_INLINE void note_squares(int64_t column, int64_t n, const T* grad) const {
-    T* squares = p.square_sum + column;
-    for (int64_t j = 0; j < n; j += lanes<T>)
-      store(squares + j, fma(load(grad + j), load(grad + j), load(squares + j)));
-  }
-
-  // Updates n numbers of `param`, from index `at` on; n is a whole number of vectors.
-  TWOLAYER_INLINE void update(int64_t n, const T* grad, const Trained<T>& param, int64_t at) const {
-    for (int64_t j = 0; j < n; j += lanes<T>) {
-      V state[Trained<T>::kStates];
-      for (int s = 0; s < Trained<T>::kStates; ++s)
-        state[s] = param.state[s] ? load(param.state[s] + at + j) : zero<T>();
-      V g = load(grad + j);
-      if (waits) g = g * clip_factor;
-      if (clips) g = max(min(g, clip_value), -clip_value);
-      const V w = rule.step(load(param.value + at + j), g, state);
-      store(param.value + at + j, w);
-      V read = w;  // by products
-      if (param.compute != param.value) store(param.compute + at + j, read = rounded_to_bfloat16(w));
-      zeros = fma(read, zero<T>(), zeros);
-      for (int s = 0; s < Trained<T>::kStates; ++s)
-        if (param.state[s]) store(param.state[s] + at + j, state[s]);
-    }
-  }
-
-  // One row of a weight's gradient is complete: columns [unit, unit + n) of row `row`.
-  TWOLAYER_INLINE void take_weight_row(int64_t row, int64_t unit, int64_t n, T* grad, const Trained<T>& w) const {
-    const int64_t at = row * p.padded_hidden + unit;
-    if (penalised) penalise(unit, n, w.value + at, grad);
-    if (waits)
-      note_squares(unit, n, grad);
+  template <class Rule>
+  static void update_with(const Updater& u, const Pieces& pieces, const T* grad, const Trained<T>& param, int64_t at) {
+    if (u.waits || u.clips || param.compute != param.value)
+      update_loop<Rule, false>(u, pieces, grad, param, at);
     else
-      update(n, grad, w, at);
+      update_loop<Rule, true>(u, pieces, grad, param, at);
   }
 
-  // w (m, H), columns `units`, from its gradient aᵀ b: a's rows hold m numbers, b (batch, H) starts at units.begin. The
-  // gradient goes from registers to the update by way of a tile in L1, unless w.grad says that it is to be kept whole.
-  template <class A>
-  void weight(int64_t m, const HiddenRange<T>& units, const A& a, const T* b, const Trained<T>& w) const {
-    const int64_t H = p.padded_hidden;
+  template <class Rule, bool kPlain>
+  static TWOLAYER_INLINE void update_loop(const Updater& u, const Pieces& pieces, const T* grad,
+                                          const Trained<T>& param, int64_t at) {
+    constexpr int kStates = Trained<T>::kStates;
+    const Rule rule = *static_cast<const Rule*>(u.rule);
+    T *value = param.value + at, *compute = param.compute == param.value ? nullptr : param.compute + at;
+    T* states[kStates];
+    for (int s = 0; s < kStates; ++s) states[s] = param.state[s] ? param.state[s] + at : nullptr;
+    V zeros = u.zeros;
+    for (int64_t piece = 0; piece < pieces.count; ++piece, grad += pieces.n) {
+      const int64_t first = piece * pieces.step;
+      for (int64_t j = 0; j < pieces.n; j += lanes<T>) {
+        V state[kStates];
+        for (int s = 0; s < kStates; ++s) state[s] = states[s] ? load(states[s] + first + j) : zero<T>();
+        V g = load(grad + j);
+        if (!kPlain && u.waits) g = g * u.clip_factor;
+        if (!kPlain && u.clips) g = max(min(g, u.clip_value), -u.clip_value);
+        const V w = rule.step(load(value + first + j), g, state);
+        store(value + first + j, w);
+        V read = w;  // by products
+        if (!kPlain && compute) store(compute + first + j, read = rounded_to_bfloat16(w));
+        zeros = fma(read, zero<T>(), zeros);
+        for (int s = 0; s < kStates; ++s)
+          if (states[s]) store(states[s] + first + j, state[s]);
+      }
+    }
+    u.zeros = zeros;
+  }
+
+  // The gradient of `pieces` of w is complete. The first begins at index `at`, in the panel of `unit`.
+  void take(const Pieces& pieces, T* grad, const Trained<T>& w, int64_t at, int64_t unit) const {
+    for (int64_t piece = 0; piece < pieces.count && (penalised || waits); ++piece)
+      for (int64_t j = 0; j < pieces.n; j += lanes<T>) {
+        const int64_t here = at + piece * pieces.step + j, column = unit + piece * pieces.unit_step + j % kPanel;
+        V g = load(grad + piece * pieces.n + j);
+        if (penalised) store(grad + piece * pieces.n + j, g = penalise(column, load(w.value + here), g));
+        if (waits) store(w.grad + here, g), note_squares(column, g);
+      }
+    if (!waits) update(pieces, grad, w, at);
+  }
+
+  // The gradient g of weights w, in columns [unit, unit + lanes), with that of the penalty, whose value is noted by
+  // unit.
+  TWOLAYER_INLINE V penalise(int64_t unit, V w, V g) const {
+    T *abs_sum = p.penalty + unit, *square_sum = p.penalty + p.padded_hidden + unit;
+    store(abs_sum, load(abs_sum) + abs(w));
+    store(square_sum, fma(w, w, load(square_sum)));
+    const V sign = select(w > 0, constant<V>(1), select(w < 0, constant<V>(-1), w));
+    return fma(l2, w, fma(l1, sign, g));
+  }
+
+  TWOLAYER_INLINE void note_squares(int64_t column, V g) const {
+    store(p.square_sum + column, fma(g, g, load(p.square_sum + column)));
+  }
+
+  // A cache line of w and of its states into L1, for the update to find there when the gradient's sum is formed.
+  TWOLAYER_INLINE void prefetch(const Trained<T>& w, int64_t at) const {
+    __builtin_prefetch(w.value + at, 1);
+    for (int s = 0; s < Trained<T>::kStates; ++s)
+      if (w.state[s]) __builtin_prefetch(w.state[s] + at, 1);
+  }
+
+  // Rows `range` and columns `units` of w, panels of (m), from its gradient aᵀ b: a's rows hold what belongs to
+  // `range`, b (batch, units) starts at units.begin.
+  template <class A, class B>
+  void weight(Share::Range range, int64_t m, Share::Range units, const A& a, const B& b, const Trained<T>& w,
+              bool prefetches_next) const {
     if (w.frozen) return;
-    if (w.grad) {
-      multiply<Left::kTransposed>(m, units.width(), p.batch, a, b, H, w.grad + units.begin, H);
-      for (int64_t i = 0; i < m; ++i) take_weight_row(i, units.begin, units.width(), w.grad + i * H + units.begin, w);
+    constexpr int L = lanes<T>;
+    const auto index = [&](int64_t i, int64_t j) {
+      return units.begin * m + panels<T>(nullptr, m, 0).index(range.begin + i, j);
+    };
+    if (p.batch > kShortBatch) {
+      multiply<Left::kTransposed>(range.size(), units.size(), p.batch, a, b,
+                                  panels(w.grad, m, units.begin).from_row(range.begin));
+      for (int64_t j = 0; j < units.size(); j += kPanel)
+        take({1, range.size() * kPanel}, w.grad + index(0, j), w, index(0, j), units.begin + j);
       return;
     }
-    for_column_tiles<T>(units.width(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-      constexpr int width = kVectors * lanes<T>;
-      for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t i) {
-        alignas(64) T grad[kRows * width];
-        broadcast_tile<kRows, kVectors, false, Left::kTransposed>(a, i, int64_t(0), p.batch, b + j, H, grad, width,
-                                                                  false, 0);
-        for (int r = 0; r < kRows; ++r) take_weight_row(i + r, units.begin + j, width, grad + r * width, w);
+    constexpr int rows_at_once = TileShape<T>::rows, columns_at_once = TileShape<T>::vectors * L;
+    NextBatch<T> next(p, prefetches_next ? range.size() / rows_at_once * ceil_div(units.size(), columns_at_once) : 0);
+    for_column_tiles<T>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+      for_row_tiles<rows_at_once>(range.size(), [&]<int kRows>(int64_t i) {
+        next.prefetch();
+        for (int r = 0; r < kRows; ++r)
+          for (int v = 0; v < kVectors; ++v) prefetch(w, index(i + r, j + v * L));
+        constexpr int width = kVectors * L, line = width % kPanel == 0 ? static_cast<int>(kPanel) : width;
+        alignas(64) T grad[kRows * width];  // in pieces of kRows lines
+        broadcast_tile<kRows, kVectors, false, Left::kTransposed, T>(
+            a, i, 0, p.batch, b, j, L, [](int, int) { return zero<T>(); },
+            [&](int r, int v, V g) { store(grad + (v * L / line * kRows + r) * line + v * L % line, g); });
+        const Pieces lines_of_panels{width / line, kRows * line, m * kPanel, kPanel},
+            parts_of_lines{kRows, width, kPanel};
+        take(line == kPanel ? lines_of_panels : parts_of_lines, grad, w, index(i, j), units.begin + j);
       });
     });
   }
 
-  // w1 from its gradient where most inputs are zero. A column of zeros has no gradient.
-  void sparse_weight(const HiddenRange<T>& units, NextBatch<T> next) const {
-    const Trained<T>& w = p.w1;
+  // The same of w1, where most inputs are zero: columns `columns` of the batch. A column of zeros has no gradient.
+  void sparse_weight(Share::Range columns, Share::Range units, const Panels<const T>& grad_z,
+                     bool prefetches_next) const {
+    constexpr int L = lanes<T>;
     const bool lr_finite = static_cast<T>(p.options.lr) * 0 == 0;  // in T
-    const bool nothing_is_no_change = rule.zero_changes_nothing() && lr_finite && !penalised && !waits;
+    const bool nothing_is_no_change = zero_changes_nothing && lr_finite && !penalised && !waits;
     const int64_t words = ceil_div(p.batch, 64);
     const auto is_empty = [&](int64_t column) {
       uint64_t any = 0;
       for (int64_t word = 0; word < words; ++word) any |= p.nonzero_rows[word * p.in + column];
       return any == 0;
     };
-    for_column_tiles<T, kSparseVectors>(units.width(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-      constexpr int width = kVectors * lanes<T>;
-      const int64_t unit = units.begin + j;
-      alignas(64) T tile[2 * width];
-      const auto take = [&](int64_t column, T* grad) {
-        if (waits) map<T>(width, [](auto g) { return g; }, w.grad + column * p.padded_hidden + unit, grad);
-        take_weight_row(column, unit, width, waits ? w.grad + column * p.padded_hidden + unit : grad, w);
+    NextBatch<T> next(p, prefetches_next ? columns.size() : 0);
+    for_column_tiles<T, kSparseVectors>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+      const auto form = [&]<int kColumns>(const int64_t* chosen) {
+        const auto index = [&](int c, int64_t column) {
+          return units.begin * p.in + panels<T>(nullptr, p.in, 0).index(chosen[c], j + column);
+        };
+        for (int c = 0; c < kColumns; ++c)
+          for (int v = 0; v < kVectors; ++v) prefetch(p.w1, index(c, v * L));
+        constexpr int width = kVectors * L, line = min_of(width, kPanel);
+        alignas(64) T grad[kColumns * width];
+        sparse_gradient_tile<kColumns, kVectors>(p, chosen, grad_z, j,
+                                                 [&](int c, int v, V g) { store(grad + c * width + v * L, g); });
+        for (int c = 0; c < kColumns; ++c)
+          take({width / line, line, p.in * kPanel, kPanel}, grad + c * width, p.w1, index(c, 0), units.begin + j);
       };
       int64_t pair[2];
       int found = 0;
-      for (int64_t column = 0; column < p.in; ++column) {
+      for (int64_t column = columns.begin; column < columns.end; ++column) {
+        next.prefetch();
         if (nothing_is_no_change && is_empty(column)) continue;
         pair[found++] = column;
         if (found < 2) continue;
-        sparse_gradient_tile<2, kVectors>(p, pair, unit, tile);
-        take(pair[0], tile), take(pair[1], tile + width);
-        next.prefetch(kPrefetchLines);
+        form.template operator()<2>(pair);
         found = 0;
       }
-      if (found == 0) return;
-      sparse_gradient_tile<1, kVectors>(p, pair, unit, tile);
-      take(pair[0], tile);
+      if (found) form.template operator()<1>(pair);
     });
   }
 
-  // n numbers of a bias from index `first` on; its gradient is the column sums of `grad` (batch, stride).
-  void bias(int64_t first, int64_t n, const T* grad, int64_t stride, const Trained<T>& b, int64_t squares_at) const {
+  // n numbers of a bias from index `first` on; its gradient is the column sums of `grad` (batch, n).
+  template <class Grad>
+  void bias(int64_t first, int64_t n, const Grad& grad, const Trained<T>& b, int64_t squares_at) const {
     if (!b.value || b.frozen) return;
-    for (int64_t j = first; j < first + n; j += lanes<T>) {
+    for (int64_t j = 0; j < n; j += lanes<T>) {
+      V sum = zero<T>();
+      for (int64_t i = 0; i < p.batch; ++i) sum = sum + load(grad.at(i, j));
       alignas(64) T total[lanes<T>];
-      sum_rows<T>(p.batch, lanes<T>, grad + j - first, stride, total);
-      if (waits) {
-        store(b.grad + j, load(total));
-        note_squares(squares_at + j - first, lanes<T>, total);
-      } else {
-        update(lanes<T>, total, b, j);
-      }
+      store(waits ? b.grad + first + j : total, sum);
+      if (waits)
+        note_squares(squares_at + j, sum);
+      else
+        update({1, lanes<T>}, total, b, first + j);
     }
   }
 
   // What was kept whole, now that clip_factor is known.
-  void update_kept(const HiddenRange<T>& units) const {
-    const auto rows = [&](int64_t m, const Trained<T>& w) {
-      if (w.frozen) return;
-      for (int64_t i = 0; i < m; ++i) {
-        const int64_t at = i * p.padded_hidden + units.begin;
-        update(units.width(), w.grad + at, w, at);
-      }
+  void update_kept(Share::Range units) const {
+    const auto update_all = [&](int64_t first, int64_t n, const Trained<T>& param) {
+      if (!param.value || param.frozen) return;
+      update({1, n}, param.grad + first, param, first);
     };
-    rows(p.out, p.w2);
-    rows(p.in, p.w1);
-    if (p.b1.value && !p.b1.frozen) update(units.width(), p.b1.grad + units.begin, p.b1, units.begin);
-    if (units.begin == 0 && p.b2.value && !p.b2.frozen) update(p.padded_out, p.b2.grad, p.b2, 0);
+    update_all(units.begin * p.out, units.size() * p.out, p.w2);
+    update_all(units.begin * p.in, units.size() * p.in, p.w1);
+    update_all(units.begin, units.size(), p.b1);
+    if (units.begin == 0) update_all(0, p.padded_out, p.b2);
   }
 };
 
@@ -297,10 +408,11 @@ template <class T, class F>
 TWOLAYER_INLINE void with_updater(const TrainParams<T>& p, F&& f) {
   const auto spread = [](double v) { return constant<Vec<T>>(v); };
   switch (p.optimizer) {
-#define TWOLAYER_CASE(number, Name)                                 \
-  case number: {                                                    \
-    using Rule = Name::Rule<Vec<T>>;                                \
-    return f(Updater<T, Rule>(p, Rule(p.options, p.step, spread))); \
+#define TWOLAYER_CASE(number, Name)                           \
+  case number: {                                              \
+    const Name::Rule<Vec<T>> rule(p.options, p.step, spread); \
+    const Updater<T> updater(p, rule);                        \
+    return f(updater);                                        \
   }
     TWOLAYER_OPTIMIZERS(TWOLAYER_CASE)
 #undef TWOLAYER_CASE
@@ -308,58 +420,81 @@ TWOLAYER_INLINE void with_updater(const TrainParams<T>& p, F&& f) {
 }
 
 template <class T>
-void refresh_transposed(const TrainParams<T>& p, const HiddenRange<T>& units) {
+void refresh_transposed(const TrainParams<T>& p, Share::Range units) {
   const int64_t end = min_of(units.end, p.hidden);
-  for (int64_t o = 0; o < p.out; ++o)
-    for (int64_t j = units.begin; j < end; ++j)
-      p.w2_transposed[j * p.padded_out + o] = p.w2.compute[o * p.padded_hidden + j];
+  for (int64_t unit = units.begin; unit < end; unit += kPanel) {
+    const Panels<const T> w2 = panels<const T>(p.w2.compute, p.out, unit);
+    for (int64_t o = 0; o < p.out; ++o)
+      for (int64_t j = 0; j < min_of(kPanel, end - unit); ++j)
+        p.w2_transposed[(unit + j) * p.padded_out + o] = *w2.at(o, j);
+  }
+}
+
+// The gradient at the activation's input, of all rows.
+template <class T>
+void hidden_gradient(const TrainParams<T>& p, Share::Range units, const T* w2, T* grad_z) {
+  const Panels<T> grad = panels(grad_z, p.batch, 0);
+  multiply<Left::kPlain>(p.batch, units.size(), p.out, Strided<const T>{p.grad_out, p.padded_out},
+                         panels(w2, p.out, units.begin), grad);
+  for (int64_t j = 0; j < units.size(); j += kPanel) {
+    T* g = grad.at(0, j);
+    if (p.dropout > 0)
+      for (int64_t i = 0; i < p.batch; ++i) drop_out(p, i, units.begin + j, kPanel, g + i * kPanel);
+    multiply_by_derivative(p.activation, p.batch * kPanel, panels(p.hidden_saved, p.batch, units.begin + j).at(0, 0),
+                           g);
+    if (p.bfloat16_compute) round_to_bfloat16(p.batch * kPanel, g);
+  }
 }
 
 template <class T>
-void train_backward(const TrainParams<T>& p, int64_t block0, int64_t block1) {
-  const int64_t H = p.padded_hidden, O = p.padded_out;
-  const HiddenRange<T> units(p, block0, block1);
-  const int64_t width = units.width();
-  const Strided<T> grad_out{p.grad_out, O};
-  T* grad_z = p.grad_hidden + units.begin;
-  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) {
-    multiply<Left::kPlain>(p.batch, width, p.out, grad_out, p.w2.compute + units.begin, H, grad_z, H);
-    for (int64_t i = 0; i < p.batch; ++i) {
-      T* g = grad_z + i * H;
-      if (p.dropout > 0) drop_out(p, i, units.begin, width, g);
-      multiply_by_derivative(p.activation, width, p.hidden_saved + units.begin + i * H, g);
-      if (p.bfloat16_compute) round_to_bfloat16(width, g);
-    }
-  }
+void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
   const bool penalised = p.gradient.l1 != 0 || p.gradient.l2 != 0, waits = p.gradient.clip_norm != 0;
-  for (int64_t j = units.begin; j < units.end; ++j) {
-    if (penalised) p.penalty[j] = p.penalty[H + j] = 0;
-    if (waits) p.square_sum[j] = 0;
-  }
-  if (waits && block0 == 0)
-    for (int64_t j = H; j < H + O; ++j) p.square_sum[j] = 0;
-
+  const int64_t H = p.padded_hidden, O = p.padded_out;
+  const Strided<const T> grad_out{p.grad_out, O};
+  bool prefetches_next = true;  // once
   with_updater(p, [&](const auto& updater) {
-    if (block0 == 0) updater.bias(0, O, p.grad_out, O, p.b2, H);
-    updater.weight(p.out, units, grad_out, p.hidden_value + units.begin, p.w2);
-    updater.bias(units.begin, width, grad_z, H, p.b1, units.begin);
-    if (p.skips_zeros && !p.w1.frozen && all_finite(p.batch, width, grad_z, H))
-      updater.sparse_weight(units, NextBatch<T>(p, block0, block1));
-    else
-      updater.weight(p.in, units, RowPointers<T>{p.x_rows}, grad_z, p.w1);
-    if (sum(updater.zeros) != 0) p.found_not_finite[block0] = 1;
+    for_shares(p, chunk, chunks, [&](const Share& share) {
+      const Share::Range units = share.units(p), inputs = share.of(p.in);
+      for (int64_t j = units.begin; j < units.end; ++j) {
+        if (penalised) p.penalty[j] = p.penalty[H + j] = 0;
+        if (waits) p.square_sum[j] = 0;
+      }
+      if (waits && units.begin == 0)
+        for (int64_t j = H; j < H + O; ++j) p.square_sum[j] = 0;
+
+      T* grad_z = p.grad_hidden + units.begin * p.batch;
+      if (share.is_shared()) grad_z = p.grad_shared + (2 * chunk + share.has_first_part()) * p.block * p.batch;
+      if (!p.w1.frozen || (p.b1.value && !p.b1.frozen))
+        hidden_gradient(p, units, share.is_shared() ? p.w2_shared : p.w2.compute, grad_z);
+      const Panels<const T> grad = panels<const T>(grad_z, p.batch, 0);
+
+      if (share.has_first_part()) {
+        if (units.begin == 0) updater.bias(0, O, grad_out, p.b2, H);
+        updater.weight({0, p.out}, p.out, units, grad_out, panels<const T>(p.hidden_value, p.batch, units.begin), p.w2,
+                       false);
+        updater.bias(units.begin, units.size(), grad, p.b1, units.begin);
+        if (!waits && !p.w2.frozen) refresh_transposed(p, units);
+      }
+      if (p.w1.frozen) return;
+      if (p.skips_zeros && all_finite(p.batch * units.size(), grad_z))
+        updater.sparse_weight(inputs, units, grad, prefetches_next);
+      else
+        updater.weight(inputs, p.in, units, RowPointers<T>{p.x_rows, inputs.begin}, grad, p.w1, prefetches_next);
+      prefetches_next = false;
+    });
+    if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;
   });
-  if (!waits && !p.w2.frozen) refresh_transposed(p, units);
 }
 
 template <class T>
-void train_update(const TrainParams<T>& p, int64_t block0, int64_t block1) {
-  const HiddenRange<T> units(p, block0, block1);
+void train_update(const TrainParams<T>& p, int chunk, int chunks) {
   with_updater(p, [&](const auto& updater) {
-    updater.update_kept(units);
-    if (sum(updater.zeros) != 0) p.found_not_finite[block0] = 1;
+    for_shares(p, chunk, chunks, [&](const Share& share) {
+      updater.update_kept(share.units(p));
+      if (!p.w2.frozen) refresh_transposed(p, share.units(p));
+    });
+    if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;
   });
-  if (!p.w2.frozen) refresh_transposed(p, units);
 }
 
 // Makes the copies of the weights that products read, after the weights were set from outside; returns whether every
@@ -372,5 +507,6 @@ bool train_take_weights(const TrainParams<T>& p) {
   };
   copy(p.in, p.w1);
   copy(p.out, p.w2);
-  return all_finite(p.in, p.padded_hidden, p.w1.compute, p.padded_hidden);
+  refresh_transposed(p, {0, p.padded_hidden});
+  return all_finite(p.in * p.padded_hidden, p.w1.compute);
 }
