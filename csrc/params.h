@@ -98,7 +98,7 @@ constexpr int64_t kPanel = 16;
 // no bit depends on the thread count.
 template <class T>
 struct TrainParams {
-  static constexpr int64_t kSection = 256;  // columns of a sparse batch whose weights are to fit into L1 together
+  static constexpr int64_t kSection = 64;  // columns of a sparse batch whose weights are to fit into L1 together
   int64_t sections() const { return (in + kSection - 1) / kSection; }
 
   int64_t in, hidden, out, padded_hidden, padded_out;
@@ -118,12 +118,11 @@ struct TrainParams {
   Trained<T> w2;     // panels of (out)
   Trained<T> b2;     // (O)
   T* w2_transposed;  // (H, O), of w2.compute
-  T* w2_shared;      // panels of (out), of w2.compute in shared blocks: one chunk updates w2 while others still read it
+  T* w2_shared;  // panels of (out), of w2.compute where blocks are shared: one chunk updates it, others still read it
 
   T* hidden_value;   // panels of (batch): the activation's output, dropout applied
   T* hidden_saved;   // panels of (batch): what its derivative is computed from; may be hidden_value
-  T* grad_hidden;    // panels of (batch): at the activation's input
-  T* grad_shared;    // (chunks, 2, block, batch): the same of shared blocks, where each chunk needs all of it
+  T* grad_hidden;    // panels of (batch): at the activation's input; the units of each chunk, shared ones repeated
   T* partial;        // (blocks, batch, O) partial outputs
   T* grad_out;       // (batch, O)
   T* row_loss;       // (batch) each row's loss times its weight, not yet divided

@@ -42,11 +42,12 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<T> parameters[kParameters], compute[kParameters], grads[kParameters];
   Buffer<T> states[kParameters][Trained<T>::kStates];
   Buffer<T> w2_transposed, w2_shared, penalty, square_sum, class_weight;
-  Buffer<T> hidden_value, hidden_saved, grad_hidden, grad_shared, partial, grad_out, row_loss, soft_target, gathered;
+  Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
   Buffer<uint8_t> row_hit, found_not_finite;
   Buffer<int32_t> nonzero_columns, section_end;
   Buffer<uint64_t> nonzero_rows;
   bool weights_finite = true;
+  bool can_share = false;
   int64_t dense_batches = 0;  // to go before the density is measured again
   double frozen_penalty = 0;
   std::vector<const T*> x_rows, value_rows;
@@ -134,7 +135,6 @@ struct Engine<T>::Impl final : PhasedJob {
     p.hidden_value = hidden_value.resize(batch * p.padded_hidden);
     p.hidden_saved = hidden_saved.resize(separate ? batch * p.padded_hidden : 0);
     if (!separate) p.hidden_saved = p.hidden_value;
-    p.grad_hidden = grad_hidden.resize(batch * p.padded_hidden);
     p.partial = partial.resize(p.blocks * batch * p.padded_out);
     p.grad_out = grad_out.resize(batch * p.padded_out);
     p.row_loss = row_loss.resize(batch);
@@ -167,16 +167,14 @@ struct Engine<T>::Impl final : PhasedJob {
     p.soft_target = soft ? soft_target.grow(batch_capacity * p.padded_out) : nullptr;
     steps_done = 0, stop = false, result = {}, evaluation = {};
     next_poll = std::chrono::steady_clock::now() + kPollEvery;
-    draw_batch();
-    const int64_t work = 2 * p.batch * p.padded_hidden * (p.in + p.out);
     // What is summed by unit over all inputs must not be shared among chunks.
     const bool may_share = !penalised() && p.gradient.clip_norm == 0 && p.in >= kShareFrom;
+    const int64_t work = 2 * batch * p.padded_hidden * (p.in + p.out);
     chunks = worthwhile_threads(work, may_share ? threads_wanted : std::min<int64_t>(threads_wanted, p.blocks));
-    p.shares_blocks = may_share && p.blocks % chunks != 0;
-    if (p.shares_blocks) {
-      p.w2_shared = w2_shared.grow(p.out * p.padded_hidden);
-      p.grad_shared = grad_shared.grow(2 * chunks * p.block * batch_capacity);
-    }
+    can_share = may_share && p.blocks % chunks != 0;
+    if (can_share) p.w2_shared = w2_shared.grow(p.out * p.padded_hidden);
+    p.grad_hidden = grad_hidden.grow(batch_capacity * (p.padded_hidden + (can_share ? chunks * p.block : 0)));
+    draw_batch();
   }
 
   void draw_batch() {
@@ -206,6 +204,7 @@ struct Engine<T>::Impl final : PhasedJob {
     p.loss_divisor = per_row ? weight * static_cast<double>(per_row) : 1;
     if (p.training) p.options.lr = stretch.lr[steps_done];
     p.skips_zeros = false;
+    p.shares_blocks = can_share;
     phase = p.gather.needed ? Phase::kGather : first_after_gather();
   }
 
@@ -226,6 +225,7 @@ struct Engine<T>::Impl final : PhasedJob {
     const double density = static_cast<double>(nonzero) / static_cast<double>(p.batch * p.in);
     p.skips_zeros = skip_zeros == SkipZeros::kAlways || density < kSparseBelow;
     if (!p.skips_zeros) dense_batches = kLookAgainAfter;
+    p.shares_blocks = can_share && !p.skips_zeros;  // going through lists twice costs more than the balance gains
   }
 
   void note_next_batch(int64_t first) {

@@ -1,10 +1,10 @@
 // Products with a batch most of whose numbers are zero, going through the others only. Included once per ISA, after
 // gemm.h.
 //
-// Each sum takes its terms in the order the dense product does, so the two agree to the bit. Two sums are formed at a
-// time: one alone would wait for its own additions.
+// Each sum takes its terms in the order the dense product does, so the two agree to the bit.
 
 constexpr int kSparseVectors = TWOLAYER_VECTOR_REGISTERS >= 32 ? 8 : 4;  // of a row of weights, per pass over the lists
+constexpr int64_t kSparseWeightBytes = 65536;  // of weights that the rows of a batch go through together
 
 // Lists what is not zero: by row for rows [row0, row1), by column for columns [column0, column1).
 template <class T>
@@ -31,22 +31,23 @@ void train_scan(const TrainParams<T>& p, int64_t row0, int64_t row1, int64_t col
   }
 }
 
-// z (kRows rows, units [j, j + kVectors · lanes)) += x w for rows [row, row + kRows) and one section of the columns.
+// z (kRows rows, units [j, j + kVectors · lanes)) += x w for rows from `row` on and sections [section0, section1) of
+// the columns.
 template <int kRows, int kVectors, class T>
-TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t section, int64_t row, int64_t j,
-                                         const Panels<const T>& w, const Panels<T>& z) {
+TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t section0, int64_t section1, int64_t row,
+                                         int64_t j, const Panels<const T>& w, const Panels<T>& z) {
   constexpr int L = lanes<T>;
-  Vec<T> acc[kRows][kVectors];
   const T* weights[kVectors];
   for (int v = 0; v < kVectors; ++v) weights[v] = w.at(0, j + v * L);
+  Vec<T> acc[kRows][kVectors];
   const T* x[kRows];
   const int32_t *next[kRows], *end[kRows];
   int64_t shortest = p.in;
   for (int r = 0; r < kRows; ++r) {
     const int32_t *columns = p.nonzero_columns + (row + r) * p.in, *ends = p.section_end + (row + r) * p.sections();
     x[r] = p.x_rows[row + r];
-    next[r] = columns + (section ? ends[section - 1] : 0);
-    end[r] = columns + ends[section];
+    next[r] = columns + (section0 ? ends[section0 - 1] : 0);
+    end[r] = columns + ends[section1 - 1];
     shortest = min_of(shortest, end[r] - next[r]);
     for (int v = 0; v < kVectors; ++v) acc[r][v] = load(z.at(row + r, j + v * L));
   }
@@ -55,7 +56,7 @@ TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t sectio
     const Vec<T> xk = broadcast<T>(x[r][column]);
     for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(xk, load(weights[v] + column * kPanel), acc[r][v]);
   };
-  for (; shortest > 0; --shortest)
+  for (; kRows > 1 && shortest > 0; --shortest)
     for (int r = 0; r < kRows; ++r) add(r);
   for (int r = 0; r < kRows; ++r)
     while (next[r] < end[r]) add(r);
@@ -64,22 +65,25 @@ TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t sectio
 }
 
 // z += x w for rows [row, row + rows) and `width` units from `unit` on, a whole number of vectors. All rows go through
-// one section of the columns before the next, so that its weights stay in L1.
+// some sections of the columns before the next, so that their weights stay in L1.
 template <class T>
 void sparse_forward(const TrainParams<T>& p, int64_t row, int64_t rows, int64_t unit, int64_t width,
                     const Panels<T>& z) {
   const Panels<const T> w{p.w1.compute + unit * p.in, p.in * kPanel};
   for_column_tiles<T, kSparseVectors>(width, [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-    for (int64_t section = 0; section < p.sections(); ++section) {
-      int64_t r = 0;
-      for (; r + 2 <= rows; r += 2) sparse_forward_tile<2, kVectors>(p, section, row + r, j, w, z);
-      if (r < rows) sparse_forward_tile<1, kVectors>(p, section, row + r, j, w, z);
-    }
+    constexpr int64_t bytes = TrainParams<T>::kSection * kVectors * vector_bytes;
+    constexpr int64_t at_once = bytes < kSparseWeightBytes ? kSparseWeightBytes / bytes : 1;
+    constexpr int rows_at_once = kVectors > 4 ? 1 : 2;  // a few sums alone would wait for their own additions
+    for (int64_t section = 0; section < p.sections(); section += at_once)
+      for_row_tiles<rows_at_once>(rows, [&]<int kRows>(int64_t r) {
+        sparse_forward_tile<kRows, kVectors>(p, section, min_of(section + at_once, p.sections()), row + r, j, w, z);
+      });
   });
 }
 
 // Forms the rows of xᵀ grad_z for these columns of x, units [j, j + kVectors · lanes), and hands each vector to
-// finish(column, v, gradient).
+// finish(column, v, gradient). Neighbouring columns are mostly zero in the same rows, so they go through their rows
+// together.
 template <int kColumns, int kVectors, class T, class Finish>
 TWOLAYER_INLINE void sparse_gradient_tile(const TrainParams<T>& p, const int64_t* columns,
                                           const Panels<const T>& grad_z, int64_t j, Finish&& finish) {
@@ -90,18 +94,17 @@ TWOLAYER_INLINE void sparse_gradient_tile(const TrainParams<T>& p, const int64_t
   const T* grad[kVectors];
   for (int v = 0; v < kVectors; ++v) grad[v] = grad_z.at(0, j + v * L);
   for (int64_t row = 0; row < p.batch; row += 64) {
-    uint64_t left[kColumns];
-    for (int c = 0; c < kColumns; ++c) left[c] = p.nonzero_rows[row / 64 * p.in + columns[c]];
-    const auto add = [&](int c) {
-      const int64_t r = row + __builtin_ctzll(left[c]);
-      left[c] &= left[c] - 1;
-      const Vec<T> x = broadcast<T>(p.x_rows[r][columns[c]]);
-      for (int v = 0; v < kVectors; ++v) acc[c][v] = fma(x, load(grad[v] + r * kPanel), acc[c][v]);
-    };
-    if constexpr (kColumns == 2)
-      while (left[0] && left[1]) add(0), add(1);
-    for (int c = 0; c < kColumns; ++c)
-      while (left[c]) add(c);
+    uint64_t left = 0;
+    for (int c = 0; c < kColumns; ++c) left |= p.nonzero_rows[row / 64 * p.in + columns[c]];
+    for (; left; left &= left - 1) {
+      const int64_t r = row + __builtin_ctzll(left);
+      Vec<T> g[kVectors];
+      for (int v = 0; v < kVectors; ++v) g[v] = load(grad[v] + r * kPanel);
+      for (int c = 0; c < kColumns; ++c) {
+        const Vec<T> x = broadcast<T>(p.x_rows[r][columns[c]]);
+        for (int v = 0; v < kVectors; ++v) acc[c][v] = fma(x, g[v], acc[c][v]);
+      }
+    }
   }
   for (int c = 0; c < kColumns; ++c)
     for (int v = 0; v < kVectors; ++v) finish(c, v, acc[c][v]);

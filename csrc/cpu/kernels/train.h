@@ -8,46 +8,59 @@
 // Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes
 // of a result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
-// A run of blocks of hidden units that one chunk works on: whole ones, or a part of one, [part0, part1) of `parts`. Of
-// a shared block each chunk takes some of the batch rows going forward, and some of the inputs' weights going back.
-struct Share {
-  int64_t block0, block1;
-  int part0, part1, parts;
+struct Range {
+  int64_t begin, end;
+  TWOLAYER_INLINE int64_t size() const { return end - begin; }
+};
 
-  bool is_shared() const { return parts > 1; }
-  bool has_first_part() const { return part0 == 0; }  // and with it what is too small to be shared
+// What one chunk does of the hidden layer: blocks [block0, block1). The first of them it may share with the chunks
+// before, and the last with those after: of a shared block it does the parts from first_part, or those before
+// last_part, of `parts`. Going forward these are parts of the batch's rows, going back of the inputs, whose weights it
+// then updates.
+template <class T>
+class Share {
+ public:
+  Share(const TrainParams<T>& p, int chunk, int chunks) : p_(p), parts_(chunks) {
+    const int64_t begin = chunk * p.blocks, end = begin + p.blocks;
+    block0_ = begin / chunks;
+    block1_ = p.shares_blocks ? ceil_div(end, chunks) : end / chunks;
+    first_part_ = p.shares_blocks ? begin % chunks : 0;
+    last_part_ = p.shares_blocks && end % chunks ? end % chunks : chunks;
+    before_ = p.shares_blocks ? block0_ + chunk : block0_;
+  }
 
-  struct Range {
-    int64_t begin, end;
-    TWOLAYER_INLINE int64_t size() const { return end - begin; }
-  };
-  Range of(int64_t count) const { return {cut(count, part0), cut(count, part1)}; }
-  template <class T>
-  Range units(const TrainParams<T>& p) const {
-    return {min_of(block0 * p.block, p.padded_hidden), min_of(block1 * p.block, p.padded_hidden)};
+  Range units() const { return units_of(block0_, block1_); }
+  // Those whose small parameters, which nobody shares, are this chunk's.
+  Range owned() const { return units_of(block0_ + (first_part_ > 0), block1_); }
+
+  // Where grad_hidden has this chunk's units. Each chunk has its own copy of shared ones, since it needs them all.
+  T* grad_hidden() const { return p_.grad_hidden + before_ * p_.block * p_.batch; }
+
+  // Calls body(range, units) for ranges of [0, count), rows or inputs, and the units to do for them.
+  template <class Body>
+  TWOLAYER_INLINE void for_parts(int64_t count, Body&& body) const {
+    const int64_t first = cut(count, first_part_), last = cut(count, last_part_);
+    if (block1_ - block0_ == 1) return first < last ? body(Range{first, last}, units()) : void();
+    const int64_t cuts[] = {0, min_of(first, last), first < last ? last : first, count};
+    for (int i = 0; i < 3; ++i) {
+      const Range range{cuts[i], cuts[i + 1]};
+      const Range part = units_of(block0_ + (range.begin < first), block1_ - (range.end > last));
+      if (range.size() > 0 && part.size() > 0) body(range, part);
+    }
   }
 
  private:
-  int64_t cut(int64_t count, int part) const {  // at whole cache lines of inputs, and whole register tiles of rows
-    return part == parts ? count : count * part / parts / kPanel * kPanel;
+  Range units_of(int64_t from, int64_t to) const {
+    return {min_of(from * p_.block, p_.padded_hidden), min_of(to * p_.block, p_.padded_hidden)};
   }
-};
+  int64_t cut(int64_t count, int64_t part) const {  // at whole cache lines of inputs, and whole register tiles of rows
+    return part == parts_ ? count : count * part / parts_ / kPanel * kPanel;
+  }
 
-// Calls body(share) for all that chunk `chunk` of `chunks` does.
-template <class T, class Body>
-TWOLAYER_INLINE void for_shares(const TrainParams<T>& p, int chunk, int chunks, Body&& body) {
-  const int64_t begin = chunk * p.blocks, end = begin + p.blocks;  // in parts, of which a block has `chunks`
-  const int64_t block0 = ceil_div(begin, chunks), block1 = end / chunks;
-  if (!p.shares_blocks) {
-    body(Share{begin / chunks, block1, 0, 1, 1});
-  } else if (block0 > block1) {
-    body(Share{block1, block0, static_cast<int>(begin % chunks), static_cast<int>(end % chunks), chunks});
-  } else {
-    if (begin % chunks) body(Share{block0 - 1, block0, static_cast<int>(begin % chunks), chunks, chunks});
-    if (block0 < block1) body(Share{block0, block1, 0, 1, 1});
-    if (end % chunks) body(Share{block1, block1 + 1, 0, static_cast<int>(end % chunks), chunks});
-  }
-}
+  const TrainParams<T>& p_;
+  const int64_t parts_;
+  int64_t block0_, block1_, first_part_, last_part_, before_;
+};
 
 // The units from `unit` on of an array that is panels of (n).
 template <class T>
@@ -76,7 +89,7 @@ void drop_out(const TrainParams<T>& p, int64_t row, int64_t unit, int64_t n, T* 
 
 // z: one panel of rows [row0, row1), from the activation's input to its output, of the units from `unit` on.
 template <class T>
-void activate_panel(const TrainParams<T>& p, int64_t unit, Share::Range rows, T* z, T* saved) {
+void activate_panel(const TrainParams<T>& p, int64_t unit, Range rows, T* z, T* saved) {
   activate(p.activation, rows.size() * kPanel, z, z, saved);
   const int64_t real = p.hidden - unit;
   for (int64_t i = 0; i < rows.size(); ++i) {
@@ -89,8 +102,8 @@ void activate_panel(const TrainParams<T>& p, int64_t unit, Share::Range rows, T*
 template <class T>
 void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
   const int64_t O = p.padded_out;
-  for_shares(p, chunk, chunks, [&](const Share& share) {
-    const Share::Range units = share.units(p), rows = share.of(p.batch);
+  const Share<T> share(p, chunk, chunks);
+  share.for_parts(p.batch, [&](Range rows, Range units) {
     const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
                     saved = panels(p.hidden_saved, p.batch, units.begin);
     for (int64_t j = 0; j < units.size() && (p.b1.value || p.skips_zeros); j += kPanel)
@@ -112,11 +125,12 @@ void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
                              Strided<const T>{p.w2_transposed + unit * O, O},
                              Strided<T>{p.partial + (block * p.batch + rows.begin) * O, O}, unit % p.block != 0);
     }
-    if (share.is_shared() && share.has_first_part() && p.training)
-      map<T>(
-          units.size() * p.out, [](auto v) { return v; }, p.w2_shared + units.begin * p.out,
-          p.w2.compute + units.begin * p.out);
   });
+  if (!p.shares_blocks || !p.training) return;
+  const Range owned = share.owned();
+  map<T>(
+      owned.size() * p.out, [](auto v) { return v; }, p.w2_shared + owned.begin * p.out,
+      p.w2.compute + owned.begin * p.out);
 }
 
 // ---- Loss
@@ -300,7 +314,7 @@ struct Updater {
   // Rows `range` and columns `units` of w, panels of (m), from its gradient aᵀ b: a's rows hold what belongs to
   // `range`, b (batch, units) starts at units.begin.
   template <class A, class B>
-  void weight(Share::Range range, int64_t m, Share::Range units, const A& a, const B& b, const Trained<T>& w,
+  void weight(Range range, int64_t m, Range units, const A& a, const B& b, const Trained<T>& w,
               bool prefetches_next) const {
     if (w.frozen) return;
     constexpr int L = lanes<T>;
@@ -334,8 +348,7 @@ struct Updater {
   }
 
   // The same of w1, where most inputs are zero: columns `columns` of the batch. A column of zeros has no gradient.
-  void sparse_weight(Share::Range columns, Share::Range units, const Panels<const T>& grad_z,
-                     bool prefetches_next) const {
+  void sparse_weight(Range columns, Range units, const Panels<const T>& grad_z, bool prefetches_next) const {
     constexpr int L = lanes<T>;
     const bool lr_finite = static_cast<T>(p.options.lr) * 0 == 0;  // in T
     const bool nothing_is_no_change = zero_changes_nothing && lr_finite && !penalised && !waits;
@@ -360,17 +373,18 @@ struct Updater {
         for (int c = 0; c < kColumns; ++c)
           take({width / line, line, p.in * kPanel, kPanel}, grad + c * width, p.w1, index(c, 0), units.begin + j);
       };
-      int64_t pair[2];
+      constexpr int at_once = 2;
+      int64_t chosen[at_once];
       int found = 0;
       for (int64_t column = columns.begin; column < columns.end; ++column) {
         next.prefetch();
         if (nothing_is_no_change && is_empty(column)) continue;
-        pair[found++] = column;
-        if (found < 2) continue;
-        form.template operator()<2>(pair);
+        chosen[found++] = column;
+        if (found < at_once) continue;
+        form.template operator()<at_once>(chosen);
         found = 0;
       }
-      if (found) form.template operator()<1>(pair);
+      for (int c = 0; c < found; ++c) form.template operator()<1>(chosen + c);
     });
   }
 
@@ -391,7 +405,7 @@ struct Updater {
   }
 
   // What was kept whole, now that clip_factor is known.
-  void update_kept(Share::Range units) const {
+  void update_kept(Range units) const {
     const auto update_all = [&](int64_t first, int64_t n, const Trained<T>& param) {
       if (!param.value || param.frozen) return;
       update({1, n}, param.grad + first, param, first);
@@ -420,7 +434,7 @@ TWOLAYER_INLINE void with_updater(const TrainParams<T>& p, F&& f) {
 }
 
 template <class T>
-void refresh_transposed(const TrainParams<T>& p, Share::Range units) {
+void refresh_transposed(const TrainParams<T>& p, Range units) {
   const int64_t end = min_of(units.end, p.hidden);
   for (int64_t unit = units.begin; unit < end; unit += kPanel) {
     const Panels<const T> w2 = panels<const T>(p.w2.compute, p.out, unit);
@@ -430,18 +444,17 @@ void refresh_transposed(const TrainParams<T>& p, Share::Range units) {
   }
 }
 
-// The gradient at the activation's input, of all rows.
+// The gradient at the activation's input, of all rows, into panels of its own.
 template <class T>
-void hidden_gradient(const TrainParams<T>& p, Share::Range units, const T* w2, T* grad_z) {
+void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z) {
   const Panels<T> grad = panels(grad_z, p.batch, 0);
   multiply<Left::kPlain>(p.batch, units.size(), p.out, Strided<const T>{p.grad_out, p.padded_out},
-                         panels(w2, p.out, units.begin), grad);
+                         panels<const T>(p.shares_blocks ? p.w2_shared : p.w2.compute, p.out, units.begin), grad);
   for (int64_t j = 0; j < units.size(); j += kPanel) {
     T* g = grad.at(0, j);
     if (p.dropout > 0)
       for (int64_t i = 0; i < p.batch; ++i) drop_out(p, i, units.begin + j, kPanel, g + i * kPanel);
-    multiply_by_derivative(p.activation, p.batch * kPanel, panels(p.hidden_saved, p.batch, units.begin + j).at(0, 0),
-                           g);
+    multiply_by_derivative(p.activation, p.batch * kPanel, p.hidden_saved + (units.begin + j) * p.batch, g);
     if (p.bfloat16_compute) round_to_bfloat16(p.batch * kPanel, g);
   }
 }
@@ -451,50 +464,48 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
   const bool penalised = p.gradient.l1 != 0 || p.gradient.l2 != 0, waits = p.gradient.clip_norm != 0;
   const int64_t H = p.padded_hidden, O = p.padded_out;
   const Strided<const T> grad_out{p.grad_out, O};
-  bool prefetches_next = true;  // once
-  with_updater(p, [&](const auto& updater) {
-    for_shares(p, chunk, chunks, [&](const Share& share) {
-      const Share::Range units = share.units(p), inputs = share.of(p.in);
-      for (int64_t j = units.begin; j < units.end; ++j) {
-        if (penalised) p.penalty[j] = p.penalty[H + j] = 0;
-        if (waits) p.square_sum[j] = 0;
-      }
-      if (waits && units.begin == 0)
-        for (int64_t j = H; j < H + O; ++j) p.square_sum[j] = 0;
+  const Share<T> share(p, chunk, chunks);
+  const Range units = share.units(), owned = share.owned();
+  for (int64_t j = owned.begin; j < owned.end; ++j) {
+    if (penalised) p.penalty[j] = p.penalty[H + j] = 0;
+    if (waits) p.square_sum[j] = 0;
+  }
+  if (waits && chunk == 0)
+    for (int64_t j = H; j < H + O; ++j) p.square_sum[j] = 0;
 
-      T* grad_z = p.grad_hidden + units.begin * p.batch;
-      if (share.is_shared()) grad_z = p.grad_shared + (2 * chunk + share.has_first_part()) * p.block * p.batch;
-      if (!p.w1.frozen || (p.b1.value && !p.b1.frozen))
-        hidden_gradient(p, units, share.is_shared() ? p.w2_shared : p.w2.compute, grad_z);
-      const Panels<const T> grad = panels<const T>(grad_z, p.batch, 0);
-
-      if (share.has_first_part()) {
-        if (units.begin == 0) updater.bias(0, O, grad_out, p.b2, H);
-        updater.weight({0, p.out}, p.out, units, grad_out, panels<const T>(p.hidden_value, p.batch, units.begin), p.w2,
-                       false);
-        updater.bias(units.begin, units.size(), grad, p.b1, units.begin);
-        if (!waits && !p.w2.frozen) refresh_transposed(p, units);
-      }
-      if (p.w1.frozen) return;
-      if (p.skips_zeros && all_finite(p.batch * units.size(), grad_z))
-        updater.sparse_weight(inputs, units, grad, prefetches_next);
-      else
-        updater.weight(inputs, p.in, units, RowPointers<T>{p.x_rows, inputs.begin}, grad, p.w1, prefetches_next);
-      prefetches_next = false;
-    });
+  T* grad_z = share.grad_hidden();
+  const auto grad_of = [&](Range some) { return panels<const T>(grad_z, p.batch, some.begin - units.begin); };
+  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) hidden_gradient(p, units, grad_z);
+  with_updater(p, [&](const Updater<T>& updater) {
+    if (chunk == 0) updater.bias(0, O, grad_out, p.b2, H);
+    updater.weight({0, p.out}, p.out, owned, grad_out, panels<const T>(p.hidden_value, p.batch, owned.begin), p.w2,
+                   false);
+    updater.bias(owned.begin, owned.size(), grad_of(owned), p.b1, owned.begin);
+    if (!waits && !p.w2.frozen) refresh_transposed(p, owned);
+    if (!p.w1.frozen) {
+      const bool skips_zeros = p.skips_zeros && all_finite(p.batch * units.size(), grad_z);
+      bool prefetches_next = true;  // once
+      share.for_parts(p.in, [&](Range inputs, Range some) {
+        if (skips_zeros)
+          updater.sparse_weight(inputs, some, grad_of(some), prefetches_next);
+        else
+          updater.weight(inputs, p.in, some, RowPointers<T>{p.x_rows, inputs.begin}, grad_of(some), p.w1,
+                         prefetches_next);
+        prefetches_next = false;
+      });
+    }
     if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;
   });
 }
 
 template <class T>
 void train_update(const TrainParams<T>& p, int chunk, int chunks) {
-  with_updater(p, [&](const auto& updater) {
-    for_shares(p, chunk, chunks, [&](const Share& share) {
-      updater.update_kept(share.units(p));
-      if (!p.w2.frozen) refresh_transposed(p, share.units(p));
-    });
+  const Range owned = Share<T>(p, chunk, chunks).owned();
+  with_updater(p, [&](const Updater<T>& updater) {
+    updater.update_kept(owned);
     if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;
   });
+  if (!p.w2.frozen) refresh_transposed(p, owned);
 }
 
 // Makes the copies of the weights that products read, after the weights were set from outside; returns whether every
