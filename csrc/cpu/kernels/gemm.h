@@ -27,6 +27,11 @@ struct TileShape {
 };
 #endif
 
+struct Range {
+  int64_t begin, end;
+  TWOLAYER_INLINE int64_t size() const { return end - begin; }
+};
+
 // How a matrix is stored. row(i) points to row i; at(i, j) to element (i, j), with whole vectors from there on where j
 // is a multiple of one; step() is how far it is from a row to the next.
 template <class T>
@@ -125,9 +130,11 @@ TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
   if (n < count) f.template operator()<1, true>(n, count - n);
 }
 
-// C (m,n) = A (m,k) B (k,n), or += when accumulate.
+// C (m,n) = A (m,k) B (k,n), or += when accumulate. Every row begins with `bias` (n), where that is not null; n is then
+// a whole number of vectors.
 template <Left kLeft, class A, class B, class C>
-void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& c, bool accumulate = false) {
+void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& c, bool accumulate = false,
+              const typename C::element* bias = nullptr) {
   using T = typename C::element;
   constexpr int L = lanes<T>;
   int64_t k0 = 0;
@@ -141,7 +148,8 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& 
         broadcast_tile<kRows, kVectors, kTail, kLeft, T>(
             a, row, k0, k1, b, column, tail,
             [&](int i, int v) {
-              return !adds ? zero<T>() : is_partial(v) ? load_partial(at(i, v), tail) : load(at(i, v));
+              if (adds) return is_partial(v) ? load_partial(at(i, v), tail) : load(at(i, v));
+              return bias ? load(bias + column + v * L) : zero<T>();
             },
             [&](int i, int v, Vec<T> sum) {
               if (is_partial(v))

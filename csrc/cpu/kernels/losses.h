@@ -14,13 +14,24 @@ T soft_target(const TrainParams<T>& p, int64_t row, T* t) {
   return total;
 }
 
+// A row's loss as factor · log(total) − offset, of which the logarithm is taken for many rows together. total ≥ 1.
+template <class T>
+struct LogTerms {
+  T factor, total, offset;
+};
+
 // The cross entropy of softmax(z) with the row's class or distribution; z (O) leaves as its gradient times `scale`.
 template <class T>
-T loss_row(CrossEntropy, const TrainParams<T>& p, int64_t row, T scale, T* z) {
+LogTerms<T> loss_row(CrossEntropy, const TrainParams<T>& p, int64_t row, T scale, T* z) {
   constexpr int L = lanes<T>;
-  for (int64_t j = p.out; j < p.padded_out; ++j) z[j] = -__builtin_inf();
-  Vec<T> top = load(z);
-  for (int64_t j = L; j < p.padded_out; j += L) top = max(top, load(z + j));
+  Vec<T> lane;
+  for (int l = 0; l < L; ++l) lane[l] = static_cast<T>(l);
+  const auto outputs = [&](int64_t j) {  // −∞ in the padding
+    const Vec<T> zj = load(z + j);
+    return j + L <= p.out ? zj : select(lane < static_cast<T>(p.out - j), zj, constant<Vec<T>>(-__builtin_inf()));
+  };
+  Vec<T> top = outputs(0);
+  for (int64_t j = L; j < p.padded_out; j += L) top = max(top, outputs(j));
   const T highest = maximum(top);
 
   T* target = p.soft_target ? p.soft_target + row * p.padded_out : nullptr;
@@ -34,7 +45,7 @@ T loss_row(CrossEntropy, const TrainParams<T>& p, int64_t row, T scale, T* z) {
 
   Vec<T> total = zero<T>();
   for (int64_t j = 0; j < p.padded_out; j += L) {
-    const Vec<T> e = exp(load(z + j) - broadcast<T>(highest));
+    const Vec<T> e = exp(outputs(j) - broadcast<T>(highest));
     total = total + e;
     store(z + j, e);
   }
@@ -45,12 +56,12 @@ T loss_row(CrossEntropy, const TrainParams<T>& p, int64_t row, T scale, T* z) {
     for (int64_t j = 0; j < p.out; ++j) z[j] -= scale * target[j];
   else
     z[p.classes[row]] -= scale;
-  return target_total * static_cast<T>(__builtin_log(sum_of_exp)) - target_dot_z;
+  return {target_total, sum_of_exp, target_dot_z};
 }
 
 template <class T, class Loss>
   requires(Loss::kind == LossKind::kElementwise)
-T loss_row(Loss, const TrainParams<T>& p, int64_t row, T scale, T* z) {
+LogTerms<T> loss_row(Loss, const TrainParams<T>& p, int64_t row, T scale, T* z) {
   constexpr int L = lanes<T>;
   const Vec<T> beta = broadcast<T>(static_cast<T>(p.loss_options.beta));
   Vec<T> total = zero<T>();
@@ -62,5 +73,5 @@ T loss_row(Loss, const TrainParams<T>& p, int64_t row, T scale, T* z) {
     total = total + load(values);
     store_partial(z + j, Loss::gradient(zj, yj, beta) * broadcast<T>(scale), valid);
   }
-  return sum(total);
+  return {0, 1, -sum(total)};
 }

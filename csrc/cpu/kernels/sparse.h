@@ -35,7 +35,7 @@ void train_scan(const TrainParams<T>& p, int64_t row0, int64_t row1, int64_t col
 // the columns.
 template <int kRows, int kVectors, class T>
 TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t section0, int64_t section1, int64_t row,
-                                         int64_t j, const Panels<const T>& w, const Panels<T>& z) {
+                                         int64_t j, const Panels<const T>& w, const T* bias, const Panels<T>& z) {
   constexpr int L = lanes<T>;
   const T* weights[kVectors];
   for (int v = 0; v < kVectors; ++v) weights[v] = w.at(0, j + v * L);
@@ -49,7 +49,8 @@ TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t sectio
     next[r] = columns + (section0 ? ends[section0 - 1] : 0);
     end[r] = columns + ends[section1 - 1];
     shortest = min_of(shortest, end[r] - next[r]);
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = load(z.at(row + r, j + v * L));
+    for (int v = 0; v < kVectors; ++v)
+      acc[r][v] = section0 ? load(z.at(row + r, j + v * L)) : bias ? load(bias + j + v * L) : zero<T>();
   }
   const auto add = [&](int r) {
     const int64_t column = *next[r]++;
@@ -64,19 +65,19 @@ TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t sectio
     for (int v = 0; v < kVectors; ++v) store(z.at(row + r, j + v * L), acc[r][v]);
 }
 
-// z += x w for rows [row, row + rows) and `width` units from `unit` on, a whole number of vectors. All rows go through
-// some sections of the columns before the next, so that their weights stay in L1.
+// z = bias + x w for `rows` of the batch and `units`. All rows go through some sections of the columns before the next,
+// so that their weights stay in L1.
 template <class T>
-void sparse_forward(const TrainParams<T>& p, int64_t row, int64_t rows, int64_t unit, int64_t width,
-                    const Panels<T>& z) {
-  const Panels<const T> w{p.w1.compute + unit * p.in, p.in * kPanel};
-  for_column_tiles<T, kSparseVectors>(width, [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+void sparse_forward(const TrainParams<T>& p, Range rows, Range units, const T* bias, const Panels<T>& z) {
+  const Panels<const T> w{p.w1.compute + units.begin * p.in, p.in * kPanel};
+  for_column_tiles<T, kSparseVectors>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
     constexpr int64_t bytes = TrainParams<T>::kSection * kVectors * vector_bytes;
     constexpr int64_t at_once = bytes < kSparseWeightBytes ? kSparseWeightBytes / bytes : 1;
     constexpr int rows_at_once = kVectors > 4 ? 1 : 2;  // a few sums alone would wait for their own additions
     for (int64_t section = 0; section < p.sections(); section += at_once)
-      for_row_tiles<rows_at_once>(rows, [&]<int kRows>(int64_t r) {
-        sparse_forward_tile<kRows, kVectors>(p, section, min_of(section + at_once, p.sections()), row + r, j, w, z);
+      for_row_tiles<rows_at_once>(rows.size(), [&]<int kRows>(int64_t row) {
+        sparse_forward_tile<kRows, kVectors>(p, section, min_of(section + at_once, p.sections()), rows.begin + row, j,
+                                             w, bias, z);
       });
   });
 }

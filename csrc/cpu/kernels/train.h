@@ -8,11 +8,6 @@
 // Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes
 // of a result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
-struct Range {
-  int64_t begin, end;
-  TWOLAYER_INLINE int64_t size() const { return end - begin; }
-};
-
 // What one chunk does of the hidden layer: blocks [block0, block1). The first of them it may share with the chunks
 // before, and the last with those after: of a shared block it does the parts from first_part, or those before
 // last_part, of `parts`. Going forward these are parts of the batch's rows, going back of the inputs, whose weights it
@@ -106,16 +101,12 @@ void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
   share.for_parts(p.batch, [&](Range rows, Range units) {
     const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
                     saved = panels(p.hidden_saved, p.batch, units.begin);
-    for (int64_t j = 0; j < units.size() && (p.b1.value || p.skips_zeros); j += kPanel)
-      for (int64_t i = rows.begin; i < rows.end; ++i)
-        for (int l = 0; l < kPanel; l += lanes<T>)
-          store(z.at(i, j + l), p.b1.value ? load(p.b1.value + units.begin + j + l) : zero<T>());
+    const T* bias = p.b1.value ? p.b1.value + units.begin : nullptr;
     if (p.skips_zeros)
-      sparse_forward(p, rows.begin, rows.size(), units.begin, units.size(), z);
+      sparse_forward(p, rows, units, bias, z);
     else
       multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
-                             panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin),
-                             p.b1.value != nullptr);
+                             panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias);
     for (int64_t j = 0; j < units.size(); j += kPanel)
       activate_panel(p, units.begin + j, rows, z.at(rows.begin, j),
                      p.hidden_saved == p.hidden_value ? nullptr : saved.at(rows.begin, j));
@@ -144,27 +135,43 @@ bool is_hit(int64_t n, const T* z, int64_t label) {
   return best == label;
 }
 
+constexpr int64_t kLogRows = 64;  // rows whose logarithms are taken together
+
+// A row's outputs, their gradient in grad_out, and its loss times its weight.
+template <class Loss, class T>
+TWOLAYER_INLINE LogTerms<T> row_terms(Loss loss, const TrainParams<T>& p, int64_t row) {
+  const int64_t O = p.padded_out;
+  T* z = p.grad_out + row * O;
+  for (int64_t j = 0; j < O; j += lanes<T>) {
+    Vec<T> total = p.b2.value ? load(p.b2.value + j) : zero<T>();
+    for (int64_t block = 0; block < p.blocks; ++block)
+      total = total + load(p.partial + (block * p.batch + row) * O + j);
+    store(z + j, total);
+  }
+  if (!p.training && p.classes) p.row_hit[row] = is_hit(p.out, z, p.classes[row]);
+  const T weight = p.row_weight ? p.row_weight[row] : T(1);
+  if (p.classes && p.classes[row] == p.loss_options.ignore_index) {
+    for (int64_t j = 0; j < O; j += lanes<T>) store(z + j, zero<T>());
+    return {0, 1, 0};
+  }
+  LogTerms<T> terms = loss_row(loss, p, row, static_cast<T>(weight / p.loss_divisor), z);
+  if (p.bfloat16_compute) round_to_bfloat16(O, z);
+  terms.factor *= weight, terms.offset *= weight;
+  return terms;
+}
+
 template <class T>
 void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
-  const int64_t O = p.padded_out;
   const auto rows_with = [&](auto loss) {
-    for (int64_t row = row0; row < row1; ++row) {
-      T* z = p.grad_out + row * O;
-      for (int64_t j = 0; j < O; j += lanes<T>) {
-        Vec<T> total = p.b2.value ? load(p.b2.value + j) : zero<T>();
-        for (int64_t block = 0; block < p.blocks; ++block)
-          total = total + load(p.partial + (block * p.batch + row) * O + j);
-        store(z + j, total);
+    for (int64_t first = row0; first < row1; first += kLogRows) {
+      const int64_t rows = min_of(kLogRows, row1 - first);
+      alignas(64) T factor[kLogRows], total[kLogRows], offset[kLogRows];
+      for (int64_t i = 0; i < rows; ++i) {
+        const LogTerms<T> terms = row_terms(loss, p, first + i);
+        factor[i] = terms.factor, total[i] = terms.total, offset[i] = terms.offset;
       }
-      if (!p.training && p.classes) p.row_hit[row] = is_hit(p.out, z, p.classes[row]);
-      const T weight = p.row_weight ? p.row_weight[row] : T(1);
-      if (p.classes && p.classes[row] == p.loss_options.ignore_index) {
-        p.row_loss[row] = 0;
-        for (int64_t j = 0; j < O; ++j) z[j] = 0;
-        continue;
-      }
-      p.row_loss[row] = weight * loss_row(loss, p, row, static_cast<T>(weight / p.loss_divisor), z);
-      if (p.bfloat16_compute) round_to_bfloat16(O, z);
+      map<T>(
+          rows, [](auto f, auto t, auto o) { return f * log1p(t - 1) - o; }, p.row_loss + first, factor, total, offset);
     }
   };
   switch (p.loss) {
