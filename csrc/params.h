@@ -4,6 +4,10 @@
 
 namespace twolayer {
 
+namespace cpu {
+struct PairKernels;
+}
+
 struct bfloat16 {  // the upper half of a float32
   uint16_t bits;
 };
@@ -153,6 +157,13 @@ struct TrainParams {
   int32_t* section_end;       // (batch, sections) how many of a row's lie before the end of each section of columns
   uint64_t* nonzero_rows;     // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
   uint8_t* found_not_finite;  // (chunks) a weight that this chunk updated has become infinite or NaN
+
+  // Where factors are bfloat16 and the processor multiplies those: products over the inputs, in pairs (cpu/pairs.h).
+  const cpu::PairKernels* pairs;  // or null
+  uint32_t* x_pairs;              // (chunks, batch, padded_pairs(in)): each chunk makes its own, faster than it could
+  uint32_t* x_pairs_transposed;   // (chunks, in, padded_pairs(batch))   fetch what another core has just written
+  uint32_t* w1_pairs;             // panels of (padded_pairs(in))
+  uint32_t* grad_pairs;           // panels of (padded_pairs(batch)), of grad_hidden, unit by unit as there
 
   // Where x_rows must first be made from rows of another kind.
   GatherOptions gather;

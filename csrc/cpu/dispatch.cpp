@@ -54,7 +54,7 @@ bool cpu_has_os_support(OsSupport registers) {
 
 std::vector<const Isa*> compiled_isas() {
   std::vector<const Isa*> found;
-  for (const Isa* isa : {isa_portable(), isa_neon(), isa_avx2(), isa_avx512()})
+  for (const Isa* isa : {isa_portable(), isa_neon(), isa_avx2(), isa_avx512(), isa_avx512_bf16(), isa_avx512_amx()})
     if (isa) found.push_back(isa);
   return found;
 }

@@ -11,10 +11,13 @@ namespace twolayer::cpu {
 const Isa* isa_portable();
 const Isa* isa_avx2();
 const Isa* isa_avx512();
+const Isa* isa_avx512_bf16();
+const Isa* isa_avx512_amx();
 const Isa* isa_neon();
 
-enum OsSupport : unsigned { kOsSavesYmm = 0x6, kOsSavesZmm = 0xe6 };  // bits of XCR0
+enum OsSupport : unsigned { kOsSavesYmm = 0x6, kOsSavesZmm = 0xe6, kOsSavesTiles = 0x600e6 };  // bits of XCR0
 bool cpu_has_os_support(OsSupport registers);
+bool cpu_has_avx512_bf16();
 
 std::vector<const Isa*> compiled_isas();   // best last
 std::vector<const Isa*> available_isas();  // those this machine can run, best last

@@ -46,6 +46,7 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<uint8_t> row_hit, found_not_finite;
   Buffer<int32_t> nonzero_columns, section_end;
   Buffer<uint64_t> nonzero_rows;
+  Buffer<uint32_t> x_pairs, x_pairs_transposed, w1_pairs, grad_pairs;
   bool weights_finite = true;
   bool can_share = false;
   int64_t dense_batches = 0;  // to go before the density is measured again
@@ -77,11 +78,15 @@ struct Engine<T>::Impl final : PhasedJob {
     p.options = c.options, p.loss_options = c.loss_options, p.gradient = c.gradient;
     p.dropout = c.dropout, p.dropout_key = c.dropout_key, p.bfloat16_compute = c.bfloat16_compute;
 
+    // Products that skip zeros are of float32: going through pairs is faster than that on any data.
+    if (__is_same(T, float) && p.bfloat16_compute && skip_zeros != SkipZeros::kAlways) p.pairs = current_isa().pairs;
+    if (p.pairs) p.w1_pairs = w1_pairs.resize(p.padded_hidden * padded_pairs(p.in));
+
     sizes = {p.in * p.padded_hidden, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
     for (int i = 0; i < kParameters; ++i) {
       if (!c.present[i]) sizes[i] = 0;
       Trained<T>& t = *trained[i];
-      const bool rounded = p.bfloat16_compute && (i == kW1 || i == kW2);
+      const bool rounded = p.bfloat16_compute && ((i == kW1 && !p.pairs) || i == kW2);
       t.frozen = c.frozen[i];
       t.value = parameters[i].resize(sizes[i]);
       t.compute = rounded ? compute[i].resize(sizes[i]) : t.value;
@@ -156,7 +161,7 @@ struct Engine<T>::Impl final : PhasedJob {
     data = &dataset, on_poll = poll;
     reserve(batch);
     p.gather = data->gather;
-    p.gather.needed = p.gather.needed || p.bfloat16_compute;
+    p.gather.needed = p.gather.needed || (p.bfloat16_compute && !p.pairs);
     p.gathered = p.gather.needed ? gathered.grow(batch_capacity * p.in) : nullptr;
     p.class_weight = nullptr;
     if (data->class_weight) {
@@ -173,7 +178,13 @@ struct Engine<T>::Impl final : PhasedJob {
     chunks = worthwhile_threads(work, may_share ? threads_wanted : std::min<int64_t>(threads_wanted, p.blocks));
     can_share = may_share && p.blocks % chunks != 0;
     if (can_share) p.w2_shared = w2_shared.grow(p.out * p.padded_hidden);
-    p.grad_hidden = grad_hidden.grow(batch_capacity * (p.padded_hidden + (can_share ? chunks * p.block : 0)));
+    const int64_t units = p.padded_hidden + (can_share ? chunks * p.block : 0);
+    p.grad_hidden = grad_hidden.grow(batch_capacity * units);
+    if (p.pairs) {
+      p.grad_pairs = grad_pairs.grow(padded_pairs(batch_capacity) * units);
+      p.x_pairs = x_pairs.grow(chunks * batch_capacity * padded_pairs(p.in));
+      p.x_pairs_transposed = x_pairs_transposed.grow(chunks * p.in * padded_pairs(batch_capacity));
+    }
     draw_batch();
   }
 
@@ -209,7 +220,7 @@ struct Engine<T>::Impl final : PhasedJob {
   }
 
   Phase first_after_gather() {
-    const bool scans = skip_zeros != SkipZeros::kNever && weights_finite && --dense_batches < 0;
+    const bool scans = skip_zeros != SkipZeros::kNever && !p.pairs && weights_finite && --dense_batches < 0;
     if (!scans) return Phase::kForward;
     const int64_t words = (batch_capacity + 63) / 64;
     p.nonzero_columns = nonzero_columns.grow(batch_capacity * p.in);

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 
+#include "cpu/pairs.h"
 #include "params.h"
 
 namespace twolayer::cpu {
@@ -45,14 +46,22 @@ struct Isa {
   NetKernels<bfloat16> bf16;
   TrainKernels<float> train_f32;
   TrainKernels<double> train_f64;
+  const PairKernels* pairs = nullptr;  // where the processor multiplies bfloat16
 };
+
+// The kernels of `base`, and products of bfloat16 beside them.
+inline Isa with_pairs(const Isa& base, const char* name, bool (*supported)(), const PairKernels* pairs) {
+  Isa isa = base;
+  isa.name = name, isa.supported = supported, isa.pairs = pairs;
+  return isa;
+}
 
 // The kernels of namespace `isa` as an Isa. A macro, since a function beside them would be compiled for their target
 // and could not run elsewhere.
 #define TWOLAYER_ISA(isa, supported)                                                                   \
   twolayer::cpu::Isa {                                                                                 \
     #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double), TWOLAYER_NET(isa, bfloat16), \
-        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double)                                        \
+        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double), nullptr                               \
   }
 #define TWOLAYER_NET(isa, T) {isa::forward<T>, isa::backward<T>}
 #define TWOLAYER_TRAIN(isa, T)                                                                  \

@@ -48,5 +48,5 @@ void train_gather(const TrainParams<T>& p, int64_t row0, int64_t row1) {
       }
     }
   });
-  if (p.bfloat16_compute) round_to_bfloat16(p.in * (row1 - row0), p.gathered + row0 * p.in);
+  if (p.bfloat16_compute && !p.pairs) round_to_bfloat16(p.in * (row1 - row0), p.gathered + row0 * p.in);
 }

@@ -28,8 +28,9 @@ class Share {
   // Those whose small parameters, which nobody shares, are this chunk's.
   Range owned() const { return units_of(block0_ + (first_part_ > 0), block1_); }
 
-  // Where grad_hidden has this chunk's units. Each chunk has its own copy of shared ones, since it needs them all.
-  T* grad_hidden() const { return p_.grad_hidden + before_ * p_.block * p_.batch; }
+  // How many units grad_hidden holds before this chunk's. Each chunk has its own copy of shared ones, which it needs
+  // all.
+  int64_t units_before() const { return before_ * p_.block; }
 
   // Calls body(range, units) for ranges of [0, count), rows or inputs, and the units to do for them.
   template <class Body>
@@ -94,16 +95,45 @@ void activate_panel(const TrainParams<T>& p, int64_t unit, Range rows, T* z, T* 
   if (p.bfloat16_compute) round_to_bfloat16(rows.size() * kPanel, z);
 }
 
+// The batch as pairs, along the inputs and along the rows; a chunk has its own.
+struct BatchPairs {
+  uint32_t *rows, *transposed;
+  int64_t in_pairs, batch_pairs;
+  template <class T>
+  BatchPairs(const TrainParams<T>& p, int chunk)
+      : rows(nullptr), transposed(nullptr), in_pairs(padded_pairs(p.in)), batch_pairs(padded_pairs(p.batch)) {
+    if (!p.pairs) return;
+    rows = p.x_pairs + chunk * p.batch * in_pairs;
+    transposed = p.x_pairs_transposed + chunk * p.in * batch_pairs;
+  }
+};
+
+// z = bias + x w for `rows` of the batch and `units`.
+template <class T>
+void paired_forward(const TrainParams<T>& p, const BatchPairs& x, Range rows, Range units, const T* bias,
+                    const Panels<T>& z) {
+  if constexpr (__is_same(T, float))
+    p.pairs->multiply({rows.size(), units.size() / kPanel, x.in_pairs, x.rows + rows.begin * x.in_pairs, x.in_pairs,
+                       p.w1_pairs + units.begin * x.in_pairs, x.in_pairs * kPanel, bias, z.at(rows.begin, 0),
+                       z.panel_size});
+}
+
 template <class T>
 void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
   const int64_t O = p.padded_out;
   const Share<T> share(p, chunk, chunks);
+  const BatchPairs x_pairs(p, chunk);
+  if constexpr (__is_same(T, float))
+    for (int64_t row = 0; p.pairs && row < p.batch; row += 2 * kPairStep)
+      p.pairs->pack_rows(p.x_rows, row, p.batch, p.in, x_pairs.rows, x_pairs.transposed);
   share.for_parts(p.batch, [&](Range rows, Range units) {
     const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
                     saved = panels(p.hidden_saved, p.batch, units.begin);
     const T* bias = p.b1.value ? p.b1.value + units.begin : nullptr;
     if (p.skips_zeros)
       sparse_forward(p, rows, units, bias, z);
+    else if (p.pairs)
+      paired_forward(p, x_pairs, rows, units, bias, z);
     else
       multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
                              panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias);
@@ -395,6 +425,33 @@ struct Updater {
     });
   }
 
+  // The same of w1, in pairs: inputs `inputs`, from a multiple of kPanel on; grad_pairs are those of `units`.
+  void paired_weight(const BatchPairs& x, Range inputs, Range units, const uint32_t* grad_pairs,
+                     bool prefetches_next) const {
+    constexpr int64_t panels_at_once = 8, inputs_at_once = 2 * kPairStep;
+    alignas(64) T grad[panels_at_once * inputs_at_once * kPanel];
+    NextBatch<T> next(p, prefetches_next ? ceil_div(inputs.size(), inputs_at_once) : 0);
+    for (int64_t j = 0; j < units.size(); j += panels_at_once * kPanel)
+      for (int64_t i = inputs.begin; i < inputs.end; i += inputs_at_once) {
+        next.prefetch();
+        const int64_t rows = min_of(inputs_at_once, inputs.end - i), unit = units.begin + j;
+        const int64_t count = min_of(panels_at_once, (units.size() - j) / kPanel);
+        if constexpr (__is_same(T, float))
+          p.pairs->multiply({rows, count, x.batch_pairs, x.transposed + i * x.batch_pairs, x.batch_pairs,
+                             grad_pairs + j * x.batch_pairs, x.batch_pairs * kPanel, nullptr, grad, rows * kPanel});
+        take({count, rows * kPanel, p.in * kPanel, kPanel}, grad, p.w1, unit * p.in + i * kPanel, unit);
+        if (!waits) pack_weights(unit, count, i, rows);
+      }
+  }
+
+  // w1's rows [input, input + rows) of `count` panels, as products read them.
+  void pack_weights(int64_t unit, int64_t count, int64_t input, int64_t rows) const {
+    if constexpr (__is_same(T, float))
+      for (int64_t panel = unit; panel < unit + count * kPanel; panel += kPanel)
+        p.pairs->pack_panel(p.w1.value + panel * p.in + input * kPanel, rows, ceil_div(rows, 2),
+                            p.w1_pairs + panel * padded_pairs(p.in) + input / 2 * kPanel);
+  }
+
   // n numbers of a bias from index `first` on; its gradient is the column sums of `grad` (batch, n).
   template <class Grad>
   void bias(int64_t first, int64_t n, const Grad& grad, const Trained<T>& b, int64_t squares_at) const {
@@ -451,9 +508,9 @@ void refresh_transposed(const TrainParams<T>& p, Range units) {
   }
 }
 
-// The gradient at the activation's input, of all rows, into panels of its own.
+// The gradient at the activation's input, of all rows, into panels of its own and where there are pairs into those.
 template <class T>
-void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z) {
+void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z, uint32_t* grad_pairs) {
   const Panels<T> grad = panels(grad_z, p.batch, 0);
   multiply<Left::kPlain>(p.batch, units.size(), p.out, Strided<const T>{p.grad_out, p.padded_out},
                          panels<const T>(p.shares_blocks ? p.w2_shared : p.w2.compute, p.out, units.begin), grad);
@@ -463,6 +520,8 @@ void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z) {
       for (int64_t i = 0; i < p.batch; ++i) drop_out(p, i, units.begin + j, kPanel, g + i * kPanel);
     multiply_by_derivative(p.activation, p.batch * kPanel, p.hidden_saved + (units.begin + j) * p.batch, g);
     if (p.bfloat16_compute) round_to_bfloat16(p.batch * kPanel, g);
+    if constexpr (__is_same(T, float))
+      if (p.pairs) p.pairs->pack_panel(g, p.batch, padded_pairs(p.batch), grad_pairs + j * padded_pairs(p.batch));
   }
 }
 
@@ -480,9 +539,11 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
   if (waits && chunk == 0)
     for (int64_t j = H; j < H + O; ++j) p.square_sum[j] = 0;
 
-  T* grad_z = share.grad_hidden();
+  const BatchPairs x_pairs(p, chunk);
+  T* grad_z = p.grad_hidden + share.units_before() * p.batch;
+  uint32_t* grad_pairs = p.pairs ? p.grad_pairs + share.units_before() * x_pairs.batch_pairs : nullptr;
   const auto grad_of = [&](Range some) { return panels<const T>(grad_z, p.batch, some.begin - units.begin); };
-  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) hidden_gradient(p, units, grad_z);
+  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) hidden_gradient(p, units, grad_z, grad_pairs);
   with_updater(p, [&](const Updater<T>& updater) {
     if (chunk == 0) updater.bias(0, O, grad_out, p.b2, H);
     updater.weight({0, p.out}, p.out, owned, grad_out, panels<const T>(p.hidden_value, p.batch, owned.begin), p.w2,
@@ -495,6 +556,9 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
       share.for_parts(p.in, [&](Range inputs, Range some) {
         if (skips_zeros)
           updater.sparse_weight(inputs, some, grad_of(some), prefetches_next);
+        else if (p.pairs)
+          updater.paired_weight(x_pairs, inputs, some, grad_pairs + (some.begin - units.begin) * x_pairs.batch_pairs,
+                                prefetches_next);
         else
           updater.weight(inputs, p.in, some, RowPointers<T>{p.x_rows, inputs.begin}, grad_of(some), p.w1,
                          prefetches_next);
@@ -510,6 +574,7 @@ void train_update(const TrainParams<T>& p, int chunk, int chunks) {
   const Range owned = Share<T>(p, chunk, chunks).owned();
   with_updater(p, [&](const Updater<T>& updater) {
     updater.update_kept(owned);
+    if (p.pairs && !p.w1.frozen) updater.pack_weights(owned.begin, owned.size() / kPanel, 0, p.in);
     if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;
   });
   if (!p.w2.frozen) refresh_transposed(p, owned);
@@ -524,6 +589,9 @@ bool train_take_weights(const TrainParams<T>& p) {
       map<T>(m * p.padded_hidden, [](auto v) { return rounded_to_bfloat16(v); }, w.compute, w.value);
   };
   copy(p.in, p.w1);
+  if constexpr (__is_same(T, float))
+    for (int64_t unit = 0; p.pairs && unit < p.padded_hidden; unit += kPanel)
+      p.pairs->pack_panel(p.w1.value + unit * p.in, p.in, padded_pairs(p.in), p.w1_pairs + unit * padded_pairs(p.in));
   copy(p.out, p.w2);
   refresh_transposed(p, {0, p.padded_hidden});
   return all_finite(p.in * p.padded_hidden, p.w1.compute);
