@@ -102,9 +102,6 @@ constexpr int64_t kPanel = 16;
 // no bit depends on the thread count.
 template <class T>
 struct TrainParams {
-  static constexpr int64_t kSection = 64;  // columns of a sparse batch whose weights are to fit into L1 together
-  int64_t sections() const { return (in + kSection - 1) / kSection; }
-
   int64_t in, hidden, out, padded_hidden, padded_out;
   int64_t block, blocks;  // units per block (a multiple of kPanel), number of blocks
   int activation, loss, optimizer;
@@ -153,9 +150,8 @@ struct TrainParams {
   // Where most of the batch's inputs are zero, the products over them go through the others only. The sums are the same
   // to the bit, since adding 0 · w changes nothing — while every w is finite.
   bool skips_zeros;
-  int32_t* nonzero_columns;   // (batch, in) the columns that are not zero, first in each row
-  int32_t* section_end;       // (batch, sections) how many of a row's lie before the end of each section of columns
   uint64_t* nonzero_rows;     // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
+  T* grad_rows;               // scratch of grad_hidden's size
   uint8_t* found_not_finite;  // (chunks) a weight that this chunk updated has become infinite or NaN
 
   // Where factors are bfloat16 and the processor multiplies those: products over the inputs, in pairs (cpu/pairs.h).

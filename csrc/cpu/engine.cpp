@@ -42,11 +42,11 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<T> parameters[kParameters], compute[kParameters], grads[kParameters];
   Buffer<T> states[kParameters][Trained<T>::kStates];
   Buffer<T> w2_transposed, w2_shared, penalty, square_sum, class_weight;
-  Buffer<T> hidden_value, hidden_saved, grad_hidden, partial, grad_out, row_loss, soft_target, gathered;
+  Buffer<T> hidden_value, hidden_saved, grad_hidden, grad_rows, partial, grad_out, row_loss, soft_target, gathered;
   Buffer<uint8_t> row_hit, found_not_finite;
-  Buffer<int32_t> nonzero_columns, section_end;
   Buffer<uint64_t> nonzero_rows;
   Buffer<uint32_t> x_pairs, x_pairs_transposed, w1_pairs, grad_pairs;
+  std::atomic<int64_t> nonzero_count{0};
   bool weights_finite = true;
   bool can_share = false;
   int64_t dense_batches = 0;  // to go before the density is measured again
@@ -223,20 +223,17 @@ struct Engine<T>::Impl final : PhasedJob {
     const bool scans = skip_zeros != SkipZeros::kNever && !p.pairs && weights_finite && --dense_batches < 0;
     if (!scans) return Phase::kForward;
     const int64_t words = (batch_capacity + 63) / 64;
-    p.nonzero_columns = nonzero_columns.grow(batch_capacity * p.in);
-    p.section_end = section_end.grow(batch_capacity * p.sections());
     p.nonzero_rows = nonzero_rows.grow(words * p.in);
+    p.grad_rows = grad_rows.grow(batch_capacity * p.padded_hidden);
     return Phase::kScan;
   }
 
-  // With every row's nonzero numbers counted: whether to go through those alone.
+  // With every number that is not zero marked: whether to go through those alone.
   void choose_product() {
-    int64_t nonzero = 0;
-    for (int64_t i = 1; i <= p.batch; ++i) nonzero += p.section_end[i * p.sections() - 1];
-    const double density = static_cast<double>(nonzero) / static_cast<double>(p.batch * p.in);
+    const double density = static_cast<double>(nonzero_count.exchange(0)) / static_cast<double>(p.batch * p.in);
     p.skips_zeros = skip_zeros == SkipZeros::kAlways || density < kSparseBelow;
     if (!p.skips_zeros) dense_batches = kLookAgainAfter;
-    p.shares_blocks = can_share && !p.skips_zeros;  // going through lists twice costs more than the balance gains
+    p.shares_blocks = can_share && !p.skips_zeros;  // going through columns twice costs more than the balance gains
   }
 
   void note_next_batch(int64_t first) {
@@ -291,13 +288,14 @@ struct Engine<T>::Impl final : PhasedJob {
   void run_chunk(int chunk) override {
     const auto share = [&](int64_t count) { return std::pair(chunk * count / chunks, (chunk + 1) * count / chunks); };
     const auto [row0, row1] = share(p.batch);
-    const auto [column0, column1] = share(p.in);
+    const auto [line0, line1] = share(round_up(p.in, kPanel) / kPanel);
     const FlushSubnormals flush;
     switch (phase) {
       case Phase::kGather:
         return kernels.gather(p, row0, row1);
       case Phase::kScan:
-        return kernels.scan(p, row0, row1, column0, column1);
+        nonzero_count += kernels.scan(p, line0 * kPanel, std::min(line1 * kPanel, p.in));
+        return;
       case Phase::kForward:
         return kernels.forward(p, chunk, chunks);
       case Phase::kLoss:

@@ -30,7 +30,7 @@ struct NetKernels {
 template <class T>
 struct TrainKernels {
   void (*gather)(const TrainParams<T>&, int64_t row0, int64_t row1);
-  void (*scan)(const TrainParams<T>&, int64_t row0, int64_t row1, int64_t column0, int64_t column1);
+  int64_t (*scan)(const TrainParams<T>&, int64_t column0, int64_t column1);
   void (*forward)(const TrainParams<T>&, int chunk, int chunks);
   void (*loss)(const TrainParams<T>&, int64_t row0, int64_t row1);
   void (*backward)(const TrainParams<T>&, int chunk, int chunks);

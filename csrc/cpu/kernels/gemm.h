@@ -50,7 +50,8 @@ struct Panels {  // kPanel columns after the other, each (rows, kPanel)
   T* base;
   int64_t panel_size;
   TWOLAYER_INLINE int64_t index(int64_t i, int64_t j) const {
-    return j / kPanel * panel_size + i * kPanel + j % kPanel;
+    const uint64_t column = static_cast<uint64_t>(j);  // whose division is a shift
+    return static_cast<int64_t>(column / kPanel) * panel_size + i * kPanel + static_cast<int64_t>(column % kPanel);
   }
   TWOLAYER_INLINE T* at(int64_t i, int64_t j) const { return base + index(i, j); }
   TWOLAYER_INLINE Panels from_row(int64_t i) const { return {base + i * kPanel, panel_size}; }
@@ -65,6 +66,14 @@ struct RowPointers {  // rows anywhere in memory: a batch is drawn from the data
   TWOLAYER_INLINE const T* row(int64_t i) const { return rows[i] + first; }
 };
 
+// The same pointer, which the compiler takes as it is. What it would make of several sums of pointers and indices needs
+// more registers than there are, and it keeps the rest in vector registers, whose moves take turns with fma.
+template <class T>
+TWOLAYER_INLINE T* in_register(T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
 enum class Left { kPlain, kTransposed };  // A(m,k) = row(m)[k], or row(k)[m]
 
 // Forms tile (i, v) = start(i, v) + sum over k in [k0, k1) of A(m + i, k) · B(k, n + v · lanes), a vector along n each,
@@ -74,26 +83,28 @@ TWOLAYER_INLINE void broadcast_tile(const A& a, int64_t m, int64_t k0, int64_t k
                                     Start&& start, Finish&& finish) {
   using V = Vec<T>;
   V acc[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i)
-    for (int v = 0; v < kVectors; ++v) acc[i][v] = start(i, v);
+  TWOLAYER_UNROLL for (int i = 0; i < kRows; ++i) TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) acc[i][v] =
+      start(i, v);
   typename A::element* rows[kRows];
   if constexpr (kLeft == Left::kPlain)
     for (int i = 0; i < kRows; ++i) rows[i] = a.row(m + i);
   typename B::element* columns[kVectors];
   for (int v = 0; v < kVectors; ++v) columns[v] = b.at(k0, n + v * lanes<T>);
-  for (int64_t k = k0, at = 0; k < k1; ++k, at += b.step()) {
+  for (int64_t k = k0; k < k1; ++k) {
     V bk[kVectors];
-    for (int v = 0; v < kVectors; ++v)
-      bk[v] = (kTail && v == kVectors - 1) ? load_partial(columns[v] + at, tail) : load(columns[v] + at);
+    TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) {
+      bk[v] = (kTail && v == kVectors - 1) ? load_partial(columns[v], tail) : load(columns[v]);
+      columns[v] = in_register(columns[v] + b.step());
+    }
     typename A::element* column = nullptr;
-    if constexpr (kLeft == Left::kTransposed) column = a.row(k) + m;
-    for (int i = 0; i < kRows; ++i) {
+    if constexpr (kLeft == Left::kTransposed) column = in_register(a.row(k) + m);
+    TWOLAYER_UNROLL for (int i = 0; i < kRows; ++i) {
       const V ai = broadcast<T>(kLeft == Left::kTransposed ? column[i] : rows[i][k]);
-      for (int v = 0; v < kVectors; ++v) acc[i][v] = fma(ai, bk[v], acc[i][v]);
+      TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) acc[i][v] = fma(ai, bk[v], acc[i][v]);
     }
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int v = 0; v < kVectors; ++v) finish(i, v, acc[i][v]);
+  TWOLAYER_UNROLL for (int i = 0; i < kRows; ++i) TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v)
+      finish(i, v, acc[i][v]);
 }
 
 // Calls f.template operator()<kRows>(m) over [0, count) in steps of kMax, then the rest in steps of half of it, and so
@@ -130,11 +141,15 @@ TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
   if (n < count) f.template operator()<1, true>(n, count - n);
 }
 
+struct Nothing {
+  TWOLAYER_INLINE void operator()(int64_t) const {}
+};
+
 // C (m,n) = A (m,k) B (k,n), or += when accumulate. Every row begins with `bias` (n), where that is not null; n is then
-// a whole number of vectors.
-template <Left kLeft, class A, class B, class C>
+// a whole number of vectors. Before each tile it calls between(the tile's part of m · n · k).
+template <Left kLeft, class A, class B, class C, class Between = Nothing>
 void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& c, bool accumulate = false,
-              const typename C::element* bias = nullptr) {
+              const typename C::element* bias = nullptr, Between&& between = {}) {
   using T = typename C::element;
   constexpr int L = lanes<T>;
   int64_t k0 = 0;
@@ -144,7 +159,11 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& 
     for_column_tiles<T>(n, [&]<int kVectors, bool kTail>(int64_t column, int64_t tail) {
       const auto is_partial = [](int v) { return kTail && v == kVectors - 1; };
       for_row_tiles<TileShape<T>::rows>(m, [&]<int kRows>(int64_t row) {
-        const auto at = [&](int i, int v) { return c.at(row + i, column + v * L); };
+        T* columns[kVectors];
+        for (int v = 0; v < kVectors; ++v) columns[v] = c.at(row, column + v * L);
+        const int64_t step = c.step();
+        between(kRows * kVectors * L * (k1 - k0));
+        const auto at = [&](int i, int v) { return columns[v] + i * step; };
         broadcast_tile<kRows, kVectors, kTail, kLeft, T>(
             a, row, k0, k1, b, column, tail,
             [&](int i, int v) {

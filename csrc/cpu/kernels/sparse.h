@@ -1,114 +1,122 @@
 // Products with a batch most of whose numbers are zero, going through the others only. Included once per ISA, after
 // gemm.h.
 //
-// Each sum takes its terms in the order the dense product does, so the two agree to the bit.
+// Both go through the columns in order, a few neighbours at a time, which are mostly zero in the same rows; what is
+// loaded for a column then serves all its rows. Each sum takes its terms in the order the dense product does, so the
+// two agree to the bit.
 
-constexpr int kSparseVectors = TWOLAYER_VECTOR_REGISTERS >= 32 ? 8 : 4;  // of a row of weights, per pass over the lists
-constexpr int64_t kSparseWeightBytes = 65536;  // of weights that the rows of a batch go through together
-
-// Lists what is not zero: by row for rows [row0, row1), by column for columns [column0, column1).
+// So many columns, and vectors of each row of weights (whole panels of them), as registers hold beside a sum.
+constexpr int kSparseColumns = TWOLAYER_VECTOR_REGISTERS >= 32 ? 4 : 2;
 template <class T>
-void train_scan(const TrainParams<T>& p, int64_t row0, int64_t row1, int64_t column0, int64_t column1) {
-  const int64_t sections = p.sections();
-  for (int64_t row = row0; row < row1; ++row) {
-    int32_t *list = p.nonzero_columns + row * p.in, *ends = p.section_end + row * sections;
-    int32_t count = 0;
-    for (int64_t s = 0; s < sections; ++s) {
-      const int64_t first = s * TrainParams<T>::kSection, n = min_of(TrainParams<T>::kSection, p.in - first);
-      count += static_cast<int32_t>(list_nonzero(n, p.x_rows[row] + first, static_cast<int32_t>(first), list + count));
-      ends[s] = count;
-    }
-  }
-  for (int64_t row = 0; row < p.batch; row += 64) {
-    uint64_t* words = p.nonzero_rows + row / 64 * p.in;
-    const int64_t rows = min_of(64, p.batch - row);
+constexpr int kSparseVectors = TWOLAYER_VECTOR_REGISTERS < 32 ? 4
+                               : lanes<T> < kPanel            ? 6
+                                                              : 7;
+constexpr int64_t kMarkedRows = 64;  // whose marks share a word
+
+// Marks what is not zero in columns [column0, column1), and returns how much that is.
+template <class T>
+int64_t train_scan(const TrainParams<T>& p, int64_t column0, int64_t column1) {
+  int64_t count = 0;
+  for (int64_t row = 0; row < p.batch; row += kMarkedRows) {
+    uint64_t* words = p.nonzero_rows + row / kMarkedRows * p.in;
+    const int64_t rows = min_of(kMarkedRows, p.batch - row);
     int64_t i = column0;
     for (; i + 16 <= column1; i += 16) mark_nonzero(rows, p.x_rows + row, i, words + i);
     for (; i < column1; ++i) {
       words[i] = 0;
       for (int64_t r = 0; r < rows; ++r) words[i] |= static_cast<uint64_t>(p.x_rows[row + r][i] != 0) << r;
     }
+    for (i = column0; i < column1; ++i) count += __builtin_popcountll(words[i]);
   }
+  return count;
 }
 
-// z (kRows rows, units [j, j + kVectors · lanes)) += x w for rows from `row` on and sections [section0, section1) of
-// the columns.
-template <int kRows, int kVectors, class T>
-TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t section0, int64_t section1, int64_t row,
-                                         int64_t j, const Panels<const T>& w, const T* bias, const Panels<T>& z) {
+// The rows from `row` on, kMarkedRows of them, that are not zero in one of kColumns columns: a bit for each.
+template <int kColumns, class T>
+TWOLAYER_INLINE uint64_t nonzero_rows(const TrainParams<T>& p, int64_t row, int64_t column) {
+  const uint64_t* words = p.nonzero_rows + row / kMarkedRows * p.in + column;
+  uint64_t any = 0;
+  for (int c = 0; c < kColumns; ++c) any |= words[c];
+  return any;
+}
+
+// sums (kMarkedRows, kVectors · lanes) += x w for rows from `row` on, kColumns columns of x, and units [j, j + kVectors
+// · lanes).
+template <int kColumns, int kVectors, class T>
+TWOLAYER_INLINE void sparse_forward_tile(const TrainParams<T>& p, int64_t row, int64_t column, int64_t j,
+                                         const Panels<const T>& w, T* sums) {
   constexpr int L = lanes<T>;
-  const T* weights[kVectors];
-  for (int v = 0; v < kVectors; ++v) weights[v] = w.at(0, j + v * L);
-  Vec<T> acc[kRows][kVectors];
-  const T* x[kRows];
-  const int32_t *next[kRows], *end[kRows];
-  int64_t shortest = p.in;
-  for (int r = 0; r < kRows; ++r) {
-    const int32_t *columns = p.nonzero_columns + (row + r) * p.in, *ends = p.section_end + (row + r) * p.sections();
-    x[r] = p.x_rows[row + r];
-    next[r] = columns + (section0 ? ends[section0 - 1] : 0);
-    end[r] = columns + ends[section1 - 1];
-    shortest = min_of(shortest, end[r] - next[r]);
-    for (int v = 0; v < kVectors; ++v)
-      acc[r][v] = section0 ? load(z.at(row + r, j + v * L)) : bias ? load(bias + j + v * L) : zero<T>();
+  uint64_t left = nonzero_rows<kColumns>(p, row, column);
+  if (!left) return;
+  Vec<T> weights[kColumns][kVectors];
+  TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) weights[c][v] =
+      load(w.at(column + c, j + v * L));
+  for (; left; left &= left - 1) {
+    const int64_t r = __builtin_ctzll(left);
+    const T* x = in_register(p.x_rows[row + r] + column);
+    T* sum = in_register(sums + r * (kVectors * L));
+    Vec<T> xc[kColumns];
+    TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) xc[c] = broadcast<T>(x[c]);
+    TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) {
+      Vec<T> s = load(sum + v * L);
+      TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) s = fma(xc[c], weights[c][v], s);
+      store(sum + v * L, s);
+    }
   }
-  const auto add = [&](int r) {
-    const int64_t column = *next[r]++;
-    const Vec<T> xk = broadcast<T>(x[r][column]);
-    for (int v = 0; v < kVectors; ++v) acc[r][v] = fma(xk, load(weights[v] + column * kPanel), acc[r][v]);
-  };
-  for (; kRows > 1 && shortest > 0; --shortest)
-    for (int r = 0; r < kRows; ++r) add(r);
-  for (int r = 0; r < kRows; ++r)
-    while (next[r] < end[r]) add(r);
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVectors; ++v) store(z.at(row + r, j + v * L), acc[r][v]);
 }
 
-// z = bias + x w for `rows` of the batch and `units`. All rows go through some sections of the columns before the next,
-// so that their weights stay in L1.
-template <class T>
-void sparse_forward(const TrainParams<T>& p, Range rows, Range units, const T* bias, const Panels<T>& z) {
+// z = bias + x w for `units`, which z begins with. `next` reads ahead.
+template <class T, class Next>
+void sparse_forward(const TrainParams<T>& p, Range units, const T* bias, const Panels<T>& z, Next& next) {
+  constexpr int L = lanes<T>;
   const Panels<const T> w{p.w1.compute + units.begin * p.in, p.in * kPanel};
-  for_column_tiles<T, kSparseVectors>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-    constexpr int64_t bytes = TrainParams<T>::kSection * kVectors * vector_bytes;
-    constexpr int64_t at_once = bytes < kSparseWeightBytes ? kSparseWeightBytes / bytes : 1;
-    constexpr int rows_at_once = kVectors > 4 ? 1 : 2;  // a few sums alone would wait for their own additions
-    for (int64_t section = 0; section < p.sections(); section += at_once)
-      for_row_tiles<rows_at_once>(rows.size(), [&]<int kRows>(int64_t row) {
-        sparse_forward_tile<kRows, kVectors>(p, section, min_of(section + at_once, p.sections()), rows.begin + row, j,
-                                             w, bias, z);
+  for_column_tiles<T, kSparseVectors<T>>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+    for (int64_t row = 0; row < p.batch; row += kMarkedRows) {
+      alignas(64) T sums[kMarkedRows * kVectors * L];
+      const int64_t rows = min_of(kMarkedRows, p.batch - row);
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec<T> start = bias ? load(bias + j + v * L) : zero<T>();
+        for (int64_t r = 0; r < rows; ++r) store(sums + (r * kVectors + v) * L, start);
+      }
+      for_row_tiles<kSparseColumns>(p.in, [&]<int kColumns>(int64_t column) {
+        next.advance(rows * kColumns * kVectors * L);
+        sparse_forward_tile<kColumns, kVectors>(p, row, column, j, w, sums);
       });
+      for (int v = 0; v < kVectors; ++v)
+        for (int64_t r = 0; r < rows; ++r) store(z.at(row + r, j + v * L), load(sums + (r * kVectors + v) * L));
+    }
   });
 }
 
-// Forms the rows of xᵀ grad_z for these columns of x, units [j, j + kVectors · lanes), and hands each vector to
-// finish(column, v, gradient). Neighbouring columns are mostly zero in the same rows, so they go through their rows
-// together.
+// The kVectors vectors from unit j on of every row of grad_z, side by side: rows (batch, kVectors · lanes).
+template <int kVectors, class T>
+TWOLAYER_INLINE void gather_units(const TrainParams<T>& p, const Panels<const T>& grad_z, int64_t j, T* rows) {
+  constexpr int L = lanes<T>;
+  for (int v = 0; v < kVectors; ++v)
+    for (int64_t r = 0; r < p.batch; ++r) store(rows + (r * kVectors + v) * L, load(grad_z.at(r, j + v * L)));
+}
+
+// Forms kColumns rows of xᵀ grad, grad (batch, kVectors · lanes), and hands each vector to finish(c, v, gradient).
 template <int kColumns, int kVectors, class T, class Finish>
-TWOLAYER_INLINE void sparse_gradient_tile(const TrainParams<T>& p, const int64_t* columns,
-                                          const Panels<const T>& grad_z, int64_t j, Finish&& finish) {
+TWOLAYER_INLINE void sparse_gradient_tile(const TrainParams<T>& p, int64_t column, const T* grad, Finish&& finish) {
   constexpr int L = lanes<T>;
   Vec<T> acc[kColumns][kVectors];
-  for (int c = 0; c < kColumns; ++c)
-    for (int v = 0; v < kVectors; ++v) acc[c][v] = zero<T>();
-  const T* grad[kVectors];
-  for (int v = 0; v < kVectors; ++v) grad[v] = grad_z.at(0, j + v * L);
-  for (int64_t row = 0; row < p.batch; row += 64) {
-    uint64_t left = 0;
-    for (int c = 0; c < kColumns; ++c) left |= p.nonzero_rows[row / 64 * p.in + columns[c]];
-    for (; left; left &= left - 1) {
+  TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) acc[c][v] =
+      zero<T>();
+  for (int64_t row = 0; row < p.batch; row += kMarkedRows)
+    for (uint64_t left = nonzero_rows<kColumns>(p, row, column); left; left &= left - 1) {
       const int64_t r = row + __builtin_ctzll(left);
-      Vec<T> g[kVectors];
-      for (int v = 0; v < kVectors; ++v) g[v] = load(grad[v] + r * kPanel);
-      for (int c = 0; c < kColumns; ++c) {
-        const Vec<T> x = broadcast<T>(p.x_rows[r][columns[c]]);
-        for (int v = 0; v < kVectors; ++v) acc[c][v] = fma(x, g[v], acc[c][v]);
+      const T* x = in_register(p.x_rows[r] + column);
+      const T* gr = in_register(grad + r * (kVectors * L));
+      Vec<T> xc[kColumns];
+      TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) xc[c] = broadcast<T>(x[c]);
+      TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) {
+        const Vec<T> g = load(gr + v * L);
+        TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) acc[c][v] = fma(xc[c], g, acc[c][v]);
       }
     }
-  }
-  for (int c = 0; c < kColumns; ++c)
-    for (int v = 0; v < kVectors; ++v) finish(c, v, acc[c][v]);
+  TWOLAYER_UNROLL for (int c = 0; c < kColumns; ++c) TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v)
+      finish(c, v, acc[c][v]);
 }
 
 // Whether all are finite: 0 · x is 0 for those, and NaN for the others. n is a whole number of vectors.

@@ -32,6 +32,13 @@ class Share {
   // all.
   int64_t units_before() const { return before_ * p_.block; }
 
+  // The sum of the sizes of for_parts()' ranges, times their units.
+  int64_t area(int64_t count) const {
+    int64_t total = 0;
+    for_parts(count, [&](Range range, Range units) { total += range.size() * units.size(); });
+    return total;
+  }
+
   // Calls body(range, units) for ranges of [0, count), rows or inputs, and the units to do for them.
   template <class Body>
   TWOLAYER_INLINE void for_parts(int64_t count, Body&& body) const {
@@ -63,6 +70,37 @@ template <class T>
 TWOLAYER_INLINE Panels<T> panels(T* array, int64_t n, int64_t unit) {
   return {array + unit * n, n * kPanel};
 }
+
+// ---- Reading ahead
+
+// Brings the next batch's rows into this core's cache, a few lines at a time while products are computed: all at once,
+// they would hold up what the products read from the same cache.
+template <class T>
+class NextBatch {
+ public:
+  // Does its part, [begin, end) of 1, in step with advance(), whose works add up to `work`.
+  TWOLAYER_INLINE NextBatch(const TrainParams<T>& p, float begin, float end, int64_t work)
+      : p_(p), lines_of_row_(ceil_div(p.row_bytes, 64)) {
+    const float lines = static_cast<float>(p.next_batch * lines_of_row_);
+    lines_per_work_ = lines * (end - begin) / static_cast<float>(work);
+    const int64_t first = static_cast<int64_t>(lines * begin);
+    row_ = lines_of_row_ ? first / lines_of_row_ : 0, line_ = lines_of_row_ ? first % lines_of_row_ : 0;
+  }
+
+  TWOLAYER_INLINE void advance(int64_t work) {
+    due_ += lines_per_work_ * static_cast<float>(work);
+    for (; due_ >= 1 && row_ < p_.next_batch; due_ -= 1) {
+      __builtin_prefetch(static_cast<const char*>(p_.next_rows[row_]) + 64 * line_, 0, 2);
+      if (++line_ == lines_of_row_) line_ = 0, ++row_;
+    }
+  }
+
+ private:
+  const TrainParams<T>& p_;
+  const int64_t lines_of_row_;
+  float lines_per_work_, due_ = 0;
+  int64_t row_, line_;
+};
 
 // ---- Dropout
 
@@ -111,12 +149,15 @@ struct BatchPairs {
 // z = bias + x w for `rows` of the batch and `units`.
 template <class T>
 void paired_forward(const TrainParams<T>& p, const BatchPairs& x, Range rows, Range units, const T* bias,
-                    const Panels<T>& z) {
+                    const Panels<T>& z, NextBatch<T>& next) {
+  next.advance(rows.size() * units.size() * p.in);
   if constexpr (__is_same(T, float))
     p.pairs->multiply({rows.size(), units.size() / kPanel, x.in_pairs, x.rows + rows.begin * x.in_pairs, x.in_pairs,
                        p.w1_pairs + units.begin * x.in_pairs, x.in_pairs * kPanel, bias, z.at(rows.begin, 0),
                        z.panel_size});
 }
+
+constexpr float kAheadForward = 0.5f;  // of the next batch, what is read ahead while going forward
 
 template <class T>
 void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
@@ -126,17 +167,19 @@ void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
   if constexpr (__is_same(T, float))
     for (int64_t row = 0; p.pairs && row < p.batch; row += 2 * kPairStep)
       p.pairs->pack_rows(p.x_rows, row, p.batch, p.in, x_pairs.rows, x_pairs.transposed);
+  NextBatch<T> next(p, 0, kAheadForward, share.area(p.batch) * p.in);
   share.for_parts(p.batch, [&](Range rows, Range units) {
     const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
                     saved = panels(p.hidden_saved, p.batch, units.begin);
     const T* bias = p.b1.value ? p.b1.value + units.begin : nullptr;
     if (p.skips_zeros)
-      sparse_forward(p, rows, units, bias, z);
+      sparse_forward(p, units, bias, z, next);  // all rows
     else if (p.pairs)
-      paired_forward(p, x_pairs, rows, units, bias, z);
+      paired_forward(p, x_pairs, rows, units, bias, z, next);
     else
       multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
-                             panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias);
+                             panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias,
+                             [&](int64_t work) { next.advance(work); });
     for (int64_t j = 0; j < units.size(); j += kPanel)
       activate_panel(p, units.begin + j, rows, z.at(rows.begin, j),
                      p.hidden_saved == p.hidden_value ? nullptr : saved.at(rows.begin, j));
@@ -215,29 +258,6 @@ void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
 
 // ---- Backward and update
 
-// Brings the next batch's rows into this core's cache, a few lines at a time, so that memory works while the weights
-// are updated.
-template <class T>
-class NextBatch {
- public:
-  // In `calls` calls of prefetch(), all of it.
-  TWOLAYER_INLINE NextBatch(const TrainParams<T>& p, int64_t calls)
-      : p_(p), lines_(calls > 0 ? ceil_div(p.next_batch * ceil_div(p.row_bytes, 64), calls) : 0) {}
-
-  TWOLAYER_INLINE void prefetch() {
-    for (int64_t line = 0; line < lines_ && row_ < p_.next_batch; ++line) {
-      __builtin_prefetch(static_cast<const char*>(p_.next_rows[row_]) + at_, 0, 2);
-      at_ += 64;
-      if (at_ >= p_.row_bytes) at_ = 0, ++row_;
-    }
-  }
-
- private:
-  const TrainParams<T>& p_;
-  const int64_t lines_;
-  int64_t row_ = 0, at_ = 0;
-};
-
 // Which numbers of a parameter a gradient belongs to: `count` pieces of n, each `step` after the one before; the units
 // of a piece begin unit_step after those of the one before.
 struct Pieces {
@@ -262,7 +282,7 @@ struct Updater {
   TWOLAYER_INLINE Updater(const TrainParams<T>& params, const Rule& update_rule)
       : p(params),
         rule(&update_rule),
-        update_by_rule(update_with<Rule>),
+        update_by_rule(update_of<Rule>(params)),
         zero_changes_nothing(update_rule.zero_changes_nothing()),
         l1(constant<V>(p.gradient.l1)),
         l2(constant<V>(p.gradient.l2)),
@@ -278,28 +298,42 @@ struct Updater {
     update_by_rule(*this, pieces, grad, param, at);
   }
 
+  // The update that knows which states are kept, so that its loop does not ask.
   template <class Rule>
-  static void update_with(const Updater& u, const Pieces& pieces, const T* grad, const Trained<T>& param, int64_t at) {
-    if (u.waits || u.clips || param.compute != param.value)
-      update_loop<Rule, false>(u, pieces, grad, param, at);
-    else
-      update_loop<Rule, true>(u, pieces, grad, param, at);
+  static Update update_of(const TrainParams<T>& p) {
+    int kept = 0;  // a bit for each
+    for (const Trained<T>* param : {&p.w1, &p.b1, &p.w2, &p.b2})
+      for (int s = 0; s < Trained<T>::kStates; ++s) kept |= (param->state[s] != nullptr) << s;
+    return kept == 0   ? update_with<Rule, 0>
+           : kept == 1 ? update_with<Rule, 1>
+           : kept == 3 ? update_with<Rule, 3>
+                       : update_with<Rule, 7>;
   }
 
-  template <class Rule, bool kPlain>
+  template <class Rule, int kKept>
+  static void update_with(const Updater& u, const Pieces& pieces, const T* grad, const Trained<T>& param, int64_t at) {
+    if (u.waits || u.clips || param.compute != param.value)
+      update_loop<Rule, kKept, false>(u, pieces, grad, param, at);
+    else
+      update_loop<Rule, kKept, true>(u, pieces, grad, param, at);
+  }
+
+  // States outside of kKept are not kept; where kKept is all of them, some others may not be.
+  template <class Rule, int kKept, bool kPlain>
   static TWOLAYER_INLINE void update_loop(const Updater& u, const Pieces& pieces, const T* grad,
                                           const Trained<T>& param, int64_t at) {
-    constexpr int kStates = Trained<T>::kStates;
+    constexpr int kStates = Trained<T>::kStates, kAll = (1 << kStates) - 1;
     const Rule rule = *static_cast<const Rule*>(u.rule);
     T *value = param.value + at, *compute = param.compute == param.value ? nullptr : param.compute + at;
     T* states[kStates];
     for (int s = 0; s < kStates; ++s) states[s] = param.state[s] ? param.state[s] + at : nullptr;
+    const auto keeps = [&](int s) { return kKept == kAll ? states[s] != nullptr : (kKept >> s & 1) != 0; };
     V zeros = u.zeros;
     for (int64_t piece = 0; piece < pieces.count; ++piece, grad += pieces.n) {
       const int64_t first = piece * pieces.step;
       for (int64_t j = 0; j < pieces.n; j += lanes<T>) {
         V state[kStates];
-        for (int s = 0; s < kStates; ++s) state[s] = states[s] ? load(states[s] + first + j) : zero<T>();
+        TWOLAYER_UNROLL for (int s = 0; s < kStates; ++s) state[s] = keeps(s) ? load(states[s] + first + j) : zero<T>();
         V g = load(grad + j);
         if (!kPlain && u.waits) g = g * u.clip_factor;
         if (!kPlain && u.clips) g = max(min(g, u.clip_value), -u.clip_value);
@@ -308,8 +342,7 @@ struct Updater {
         V read = w;  // by products
         if (!kPlain && compute) store(compute + first + j, read = rounded_to_bfloat16(w));
         zeros = fma(read, zero<T>(), zeros);
-        for (int s = 0; s < kStates; ++s)
-          if (states[s]) store(states[s] + first + j, state[s]);
+        TWOLAYER_UNROLL for (int s = 0; s < kStates; ++s) if (keeps(s)) store(states[s] + first + j, state[s]);
       }
     }
     u.zeros = zeros;
@@ -341,18 +374,19 @@ struct Updater {
     store(p.square_sum + column, fma(g, g, load(p.square_sum + column)));
   }
 
-  // A cache line of w and of its states into L1, for the update to find there when the gradient's sum is formed.
+  // kRows cache lines of w and of its states into L1, for the update to find there when the gradient's sum is formed.
+  template <int kRows>
   TWOLAYER_INLINE void prefetch(const Trained<T>& w, int64_t at) const {
-    __builtin_prefetch(w.value + at, 1);
+    for (int r = 0; r < kRows; ++r) __builtin_prefetch(w.value + at + r * kPanel, 1);
     for (int s = 0; s < Trained<T>::kStates; ++s)
-      if (w.state[s]) __builtin_prefetch(w.state[s] + at, 1);
+      for (int r = 0; w.state[s] && r < kRows; ++r) __builtin_prefetch(w.state[s] + at + r * kPanel, 1);
   }
 
   // Rows `range` and columns `units` of w, panels of (m), from its gradient aᵀ b: a's rows hold what belongs to
   // `range`, b (batch, units) starts at units.begin.
   template <class A, class B>
   void weight(Range range, int64_t m, Range units, const A& a, const B& b, const Trained<T>& w,
-              bool prefetches_next) const {
+              NextBatch<T>& next) const {
     if (w.frozen) return;
     constexpr int L = lanes<T>;
     const auto index = [&](int64_t i, int64_t j) {
@@ -360,82 +394,74 @@ struct Updater {
     };
     if (p.batch > kShortBatch) {
       multiply<Left::kTransposed>(range.size(), units.size(), p.batch, a, b,
-                                  panels(w.grad, m, units.begin).from_row(range.begin));
+                                  panels(w.grad, m, units.begin).from_row(range.begin), false, nullptr,
+                                  [&](int64_t work) { next.advance(work / p.batch); });
       for (int64_t j = 0; j < units.size(); j += kPanel)
         take({1, range.size() * kPanel}, w.grad + index(0, j), w, index(0, j), units.begin + j);
       return;
     }
-    constexpr int rows_at_once = TileShape<T>::rows, columns_at_once = TileShape<T>::vectors * L;
-    NextBatch<T> next(p, prefetches_next ? range.size() / rows_at_once * ceil_div(units.size(), columns_at_once) : 0);
     for_column_tiles<T>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-      for_row_tiles<rows_at_once>(range.size(), [&]<int kRows>(int64_t i) {
-        next.prefetch();
-        for (int r = 0; r < kRows; ++r)
-          for (int v = 0; v < kVectors; ++v) prefetch(w, index(i + r, j + v * L));
-        constexpr int width = kVectors * L, line = width % kPanel == 0 ? static_cast<int>(kPanel) : width;
-        alignas(64) T grad[kRows * width];  // in pieces of kRows lines
-        broadcast_tile<kRows, kVectors, false, Left::kTransposed, T>(
-            a, i, 0, p.batch, b, j, L, [](int, int) { return zero<T>(); },
-            [&](int r, int v, V g) { store(grad + (v * L / line * kRows + r) * line + v * L % line, g); });
-        const Pieces lines_of_panels{width / line, kRows * line, m * kPanel, kPanel},
-            parts_of_lines{kRows, width, kPanel};
-        take(line == kPanel ? lines_of_panels : parts_of_lines, grad, w, index(i, j), units.begin + j);
+      for_row_tiles<TileShape<T>::rows>(range.size(), [&]<int kRows>(int64_t i) {
+        next.advance(kRows * kVectors * L);
+        take_tile<kRows, kVectors>(w, m, range.begin + i, units.begin, j, [&](auto&& finish) {
+          broadcast_tile<kRows, kVectors, false, Left::kTransposed, T>(
+              a, i, 0, p.batch, b, j, L, [](int, int) { return zero<T>(); }, finish);
+        });
       });
     });
   }
 
-  // The same of w1, where most inputs are zero: columns `columns` of the batch. A column of zeros has no gradient.
-  void sparse_weight(Range columns, Range units, const Panels<const T>& grad_z, bool prefetches_next) const {
-    constexpr int L = lanes<T>;
+  // The same of w1, where most inputs are zero. A column of zeros has no gradient. grad_rows is scratch of grad_z's
+  // size.
+  void sparse_weight(Range columns, Range units, const Panels<const T>& grad_z, T* grad_rows,
+                     NextBatch<T>& next) const {
     const bool lr_finite = static_cast<T>(p.options.lr) * 0 == 0;  // in T
     const bool nothing_is_no_change = zero_changes_nothing && lr_finite && !penalised && !waits;
-    const int64_t words = ceil_div(p.batch, 64);
-    const auto is_empty = [&](int64_t column) {
-      uint64_t any = 0;
-      for (int64_t word = 0; word < words; ++word) any |= p.nonzero_rows[word * p.in + column];
-      return any == 0;
-    };
-    NextBatch<T> next(p, prefetches_next ? columns.size() : 0);
-    for_column_tiles<T, kSparseVectors>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
-      const auto form = [&]<int kColumns>(const int64_t* chosen) {
-        const auto index = [&](int c, int64_t column) {
-          return units.begin * p.in + panels<T>(nullptr, p.in, 0).index(chosen[c], j + column);
-        };
-        for (int c = 0; c < kColumns; ++c)
-          for (int v = 0; v < kVectors; ++v) prefetch(p.w1, index(c, v * L));
-        constexpr int width = kVectors * L, line = min_of(width, kPanel);
-        alignas(64) T grad[kColumns * width];
-        sparse_gradient_tile<kColumns, kVectors>(p, chosen, grad_z, j,
-                                                 [&](int c, int v, V g) { store(grad + c * width + v * L, g); });
-        for (int c = 0; c < kColumns; ++c)
-          take({width / line, line, p.in * kPanel, kPanel}, grad + c * width, p.w1, index(c, 0), units.begin + j);
-      };
-      constexpr int at_once = 2;
-      int64_t chosen[at_once];
-      int found = 0;
-      for (int64_t column = columns.begin; column < columns.end; ++column) {
-        next.prefetch();
-        if (nothing_is_no_change && is_empty(column)) continue;
-        chosen[found++] = column;
-        if (found < at_once) continue;
-        form.template operator()<at_once>(chosen);
-        found = 0;
-      }
-      for (int c = 0; c < found; ++c) form.template operator()<1>(chosen + c);
+    for_column_tiles<T, kSparseVectors<T>>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+      gather_units<kVectors>(p, grad_z, j, grad_rows);
+      for_row_tiles<kSparseColumns>(columns.size(), [&]<int kColumns>(int64_t i) {
+        const int64_t column = columns.begin + i;
+        next.advance(kColumns * kVectors * lanes<T>);
+        if (nothing_is_no_change && is_empty<kColumns>(column)) return;
+        take_tile<kColumns, kVectors>(p.w1, p.in, column, units.begin, j, [&](auto&& finish) {
+          sparse_gradient_tile<kColumns, kVectors>(p, column, grad_rows, finish);
+        });
+      });
     });
+  }
+
+  template <int kColumns>
+  TWOLAYER_INLINE bool is_empty(int64_t column) const {
+    uint64_t any = 0;
+    for (int64_t row = 0; row < p.batch; row += kMarkedRows) any |= nonzero_rows<kColumns>(p, row, column);
+    return any == 0;
+  }
+
+  // Takes the gradient of rows [row, row + kRows) of w, panels of (m), and kVectors vectors from unit first + j on,
+  // that form(finish) hands to finish(r, v, gradient).
+  template <int kRows, int kVectors, class Form>
+  TWOLAYER_INLINE void take_tile(const Trained<T>& w, int64_t m, int64_t row, int64_t first, int64_t j,
+                                 Form&& form) const {
+    constexpr int L = lanes<T>, width = kVectors * L;
+    constexpr int line = width % kPanel == 0 ? static_cast<int>(kPanel) : width;
+    const auto index = [&](int64_t column) { return first * m + panels<T>(nullptr, m, 0).index(row, column); };
+    for (int v = 0; v < kVectors; v += line / L > 1 ? line / L : 1) prefetch<kRows>(w, index(j + v * L));
+    alignas(64) T grad[kRows * width];  // in pieces of kRows lines
+    form([&](int r, int v, V g) { store(grad + (v * L / line * kRows + r) * line + v * L % line, g); });
+    const Pieces lines_of_panels{width / line, kRows * line, m * kPanel, kPanel}, parts_of_lines{kRows, width, kPanel};
+    take(line == kPanel ? lines_of_panels : parts_of_lines, grad, w, index(j), first + j);
   }
 
   // The same of w1, in pairs: inputs `inputs`, from a multiple of kPanel on; grad_pairs are those of `units`.
   void paired_weight(const BatchPairs& x, Range inputs, Range units, const uint32_t* grad_pairs,
-                     bool prefetches_next) const {
+                     NextBatch<T>& next) const {
     constexpr int64_t panels_at_once = 8, inputs_at_once = 2 * kPairStep;
     alignas(64) T grad[panels_at_once * inputs_at_once * kPanel];
-    NextBatch<T> next(p, prefetches_next ? ceil_div(inputs.size(), inputs_at_once) : 0);
     for (int64_t j = 0; j < units.size(); j += panels_at_once * kPanel)
       for (int64_t i = inputs.begin; i < inputs.end; i += inputs_at_once) {
-        next.prefetch();
         const int64_t rows = min_of(inputs_at_once, inputs.end - i), unit = units.begin + j;
         const int64_t count = min_of(panels_at_once, (units.size() - j) / kPanel);
+        next.advance(rows * count * kPanel);
         if constexpr (__is_same(T, float))
           p.pairs->multiply({rows, count, x.batch_pairs, x.transposed + i * x.batch_pairs, x.batch_pairs,
                              grad_pairs + j * x.batch_pairs, x.batch_pairs * kPanel, nullptr, grad, rows * kPanel});
@@ -546,23 +572,21 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
   if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) hidden_gradient(p, units, grad_z, grad_pairs);
   with_updater(p, [&](const Updater<T>& updater) {
     if (chunk == 0) updater.bias(0, O, grad_out, p.b2, H);
+    NextBatch<T> none(p, 0, 0, 1), next(p, kAheadForward, 1, share.area(p.in));
     updater.weight({0, p.out}, p.out, owned, grad_out, panels<const T>(p.hidden_value, p.batch, owned.begin), p.w2,
-                   false);
+                   none);
     updater.bias(owned.begin, owned.size(), grad_of(owned), p.b1, owned.begin);
     if (!waits && !p.w2.frozen) refresh_transposed(p, owned);
     if (!p.w1.frozen) {
       const bool skips_zeros = p.skips_zeros && all_finite(p.batch * units.size(), grad_z);
-      bool prefetches_next = true;  // once
       share.for_parts(p.in, [&](Range inputs, Range some) {
         if (skips_zeros)
-          updater.sparse_weight(inputs, some, grad_of(some), prefetches_next);
+          updater.sparse_weight(inputs, some, grad_of(some), p.grad_rows + share.units_before() * p.batch, next);
         else if (p.pairs)
           updater.paired_weight(x_pairs, inputs, some, grad_pairs + (some.begin - units.begin) * x_pairs.batch_pairs,
-                                prefetches_next);
+                                next);
         else
-          updater.weight(inputs, p.in, some, RowPointers<T>{p.x_rows, inputs.begin}, grad_of(some), p.w1,
-                         prefetches_next);
-        prefetches_next = false;
+          updater.weight(inputs, p.in, some, RowPointers<T>{p.x_rows, inputs.begin}, grad_of(some), p.w1, next);
       });
     }
     if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;

@@ -51,19 +51,6 @@ TWOLAYER_INLINE void store_partial(bfloat16* p, f32 v, int64_t n) {
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(first_lanes(n)), (__m256i)narrow(v));
 }
 
-// A whole vector is written at a time, so the last few of n go one by one.
-TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const float* x, int32_t first, int32_t* index) {
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  int64_t count = 0, i = 0;
-  for (; i + 16 <= n; i += 16) {
-    const __mmask16 nonzero = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    const __m512i position = _mm512_add_epi32(lane, _mm512_set1_epi32(first + static_cast<int32_t>(i)));
-    _mm512_storeu_si512(index + count, _mm512_maskz_compress_epi32(nonzero, position));
-    count += __builtin_popcount(nonzero);
-  }
-  return count + list_nonzero<float>(n - i, x + i, first + static_cast<int32_t>(i), index + count);
-}
-
 TWOLAYER_INLINE void mark_nonzero(int64_t rows, const float* const* x_rows, int64_t column, uint64_t* marks) {
   __m512i low = _mm512_setzero_si512(), high = low;
   for (int64_t r = 0; r < rows; ++r) {

@@ -6,6 +6,13 @@
 
 #define TWOLAYER_INLINE inline __attribute__((always_inline))
 
+// Before a loop over an array that is to live in registers: its indices must be constants.
+#ifdef __clang__
+#define TWOLAYER_UNROLL _Pragma("unroll")
+#else
+#define TWOLAYER_UNROLL _Pragma("GCC unroll 64")
+#endif
+
 typedef float f32 __attribute__((vector_size(vector_bytes)));
 typedef double f64 __attribute__((vector_size(vector_bytes)));
 typedef int32_t i32 __attribute__((vector_size(vector_bytes)));
@@ -271,18 +278,6 @@ TWOLAYER_INLINE Element<V> maximum(V v) {
 }
 
 // ---- Where rows of numbers are not zero
-
-// Writes first + i for every x[i] ≠ 0, i in [0, n), in ascending order, and returns how many there are. `index` has
-// room for n.
-template <class T>
-TWOLAYER_INLINE int64_t list_nonzero(int64_t n, const T* x, int32_t first, int32_t* index) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    index[count] = first + static_cast<int32_t>(i);
-    count += x[i] != 0;
-  }
-  return count;
-}
 
 // Bit r of marks[c] says whether x_rows[r][column + c] ≠ 0, for c in [0, 16) and r in [0, rows), rows ≤ 64.
 template <class T>
