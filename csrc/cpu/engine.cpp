@@ -78,8 +78,8 @@ struct Engine<T>::Impl final : PhasedJob {
     p.options = c.options, p.loss_options = c.loss_options, p.gradient = c.gradient;
     p.dropout = c.dropout, p.dropout_key = c.dropout_key, p.bfloat16_compute = c.bfloat16_compute;
 
-    // Products that skip zeros are of float32: going through pairs is faster than that on any data.
-    if (__is_same(T, float) && p.bfloat16_compute && skip_zeros != SkipZeros::kAlways) p.pairs = current_isa().pairs;
+    // Pairs are read whole, zeros too: their sums have another order than those that skip zeros, and are no slower.
+    if (__is_same(T, float) && p.bfloat16_compute) p.pairs = current_isa().pairs;
     if (p.pairs) p.w1_pairs = w1_pairs.resize(p.padded_hidden * padded_pairs(p.in));
 
     sizes = {p.in * p.padded_hidden, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
