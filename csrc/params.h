@@ -45,6 +45,26 @@ struct BackwardParams {
   int threads;
 };
 
+// out = act(in), elementwise; the two may coincide.
+template <class T>
+struct ActivateParams {
+  int64_t count;
+  const T* in;
+  T* out;
+  int activation;
+  int threads;
+};
+
+// grad *= act'(·), elementwise, from what forward saved.
+template <class T>
+struct DerivativeParams {
+  int64_t count;
+  const T* saved;
+  T* grad;
+  int activation;
+  int threads;
+};
+
 struct OptimizerOptions {
   double lr = 0, momentum = 0, dampening = 0, weight_decay = 0;
   double beta1 = 0, beta2 = 0, eps = 0, alpha = 0, lr_decay = 0, initial_accumulator = 0;

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
-from torch import func
+from torch import Tensor, func
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from twolayer import two_layer
+from twolayer import _native, _ops, two_layer
 from twolayer.reference import numpy as ground_truth
 from twolayer.reference import torch as reference
 from twolayer.registry import ACTIVATIONS
 
+needs_native = pytest.mark.skipif(_native.core is None, reason=f"native library: {_native.core_error}")
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
 NAMES = ("x", "w1", "b1", "w2", "b2")
 
@@ -282,3 +288,141 @@ def test_dtypes_that_are_not_floating_point_are_refused(dtype):
 def test_unknown_activation_is_refused(activation, error):
     with pytest.raises(error, match=r"^activation must be"):
         two_layer(*arguments(), activation)
+
+
+# The short way of plain calls
+
+
+def fast_calls(monkeypatch):
+    """Return a list that gets what each native call for a plain forward pass returned."""
+    results, call = [], _ops._core.plain_forward
+
+    class Core:
+        def __getattr__(self, name):
+            return getattr(_native.core, name)
+
+        def plain_forward(self, *arguments):
+            results.append(call(*arguments))
+            return results[-1]
+
+    monkeypatch.setattr(_ops, "_core", Core())
+    return results
+
+
+def _negated(t):
+    return (torch.complex(torch.zeros_like(t), -t)).conj().imag
+
+
+@needs_native
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "change",
+    [lambda t: torch.stack([t, t], -1)[..., 0], lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag],
+    ids=["strided", "negated view"],
+)
+def test_what_is_not_plain_goes_the_careful_way(change, name, monkeypatch):
+    named = dict(zip(NAMES, arguments(), strict=True))
+    expected = reference.two_layer(*named.values(), "tanh")
+    named[name] = change(named[name])
+    calls = fast_calls(monkeypatch)
+    assert_close(two_layer(**named, activation="tanh"), expected)
+    assert calls
+    assert all(result is None for result in calls)
+
+
+@needs_native
+def test_plain_call_is_taken_and_grad_mode_decides_what_it_saves(monkeypatch):
+    tensors, calls = arguments(grad=True), fast_calls(monkeypatch)
+    assert two_layer(*tensors).requires_grad
+    with torch.no_grad():
+        two_layer(*tensors)
+    two_layer(*detached(tensors, grad=False))
+    assert [type(result) for result in calls] == [tuple, Tensor, Tensor]
+
+
+@needs_native
+def test_a_dispatch_mode_sees_the_op():
+    seen = []
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    with Log():
+        two_layer(*arguments())
+    assert "twolayer.forward.default" in seen
+
+
+# Large nets, whose products are torch's own
+
+
+@needs_native
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "batch", "tolerance"),
+    [(torch.float32, 500, 1e-5), (torch.float64, 300, 1e-12), (torch.bfloat16, 60, 3e-2)],
+)
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "gelu"])
+def test_large_nets_are_near_the_ground_truth(activation, dtype, batch, tolerance, bias):
+    tensors = arguments((batch,), 200, 300, 30, dtype, bias)
+    work = (batch, 200, 300, 30, dtype.itemsize)
+    if dtype is not torch.bfloat16:
+        assert _native.core.forward_by_blas(*work)
+        assert _native.core.backward_by_blas(*work)
+    ours = value_and_gradients(two_layer, tensors, activation)
+    truth = value_and_gradients(
+        reference.two_layer, [t if t is None else t.detach().double() for t in tensors], activation
+    )
+    for mine, exact in zip(ours, truth, strict=True):
+        assert mine.dtype == dtype
+        assert (mine.double() - exact).norm() <= tolerance * exact.norm()
+
+
+@needs_native
+def test_large_net_gives_only_the_gradient_asked_for():
+    tensors = arguments((500,), 200, 300, 30)
+    all_of_them = value_and_gradients(two_layer, tensors, "gelu")[1:]
+    for position, name in enumerate(NAMES):
+        named = dict(zip(NAMES, detached(tensors, grad=False), strict=True))
+        named[name].requires_grad_()
+        y = two_layer(**named, activation="gelu")
+        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
+        assert {n for n, t in named.items() if t.grad is not None} == {name}
+        assert_close(named[name].grad, all_of_them[position])
+
+
+@needs_native
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_below_that_size_every_number_of_threads_gives_the_same_bits(activation):
+    tensors = arguments((130,), 150, 170, 40, torch.float32)  # 4.2M multiply-adds: for several threads
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            runs.append(value_and_gradients(two_layer, tensors, activation))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(runs[0], run, strict=True))
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_computes_on_several_threads():
+    tensors = arguments((130,), 150, 170, 40, torch.float32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = two_layer(*tensors)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(two_layer(*tensors), expected) else 1)
+        deadline = time.monotonic() + 30
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if ended == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert ended == (child, 0)
+    finally:
+        torch.set_num_threads(before)

@@ -85,16 +85,19 @@ def test_which_implementation_runs(monkeypatch):
     called = []
 
     class Spy:
-        def forward(self, *arguments):
-            called.append("native")
-            return _native.core.forward(*arguments)
+        def __getattr__(self, name):
+            called.append(name)
+            return getattr(_native.core, name)
 
     monkeypatch.setattr(_ops, "_core", Spy())
     two_layer(*arguments())
-    assert called == ["native"]
+    assert called == ["plain_forward"]
+    ops.forward(*arguments(), "sigmoid")
+    assert called[1:] == ["forward_by_blas", "forward"]
+    called.clear()
     two_layer(*(t.to("meta") for t in arguments()))
     torch.vmap(two_layer, in_dims=(0, None, None, None, None))(*arguments())
-    assert called == ["native"]
+    assert "forward" not in called
 
 
 # Compilation and export

@@ -9,6 +9,8 @@ under function transforms, and where the native library is not loaded. All can b
 
 from __future__ import annotations
 
+import ctypes
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,6 +70,7 @@ _library.impl("backward", _reference_backward, "CompositeExplicitAutograd")
 _core: Any = _native.core
 _NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
 _PLAIN_TYPES = frozenset({Tensor, Parameter, type(None)})
+_IDS = {row.name: row.id for row in ACTIVATIONS.values()}
 
 
 def _has_kernel(*tensors: Tensor | None) -> bool:
@@ -78,6 +81,8 @@ def _has_kernel(*tensors: Tensor | None) -> bool:
 def _native_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str) -> Tensor:
     if not _has_kernel(x, w1, b1, w2, b2):
         return _reference_forward(x, w1, b1, w2, b2, activation)
+    if _left_to_blas(_core.forward_by_blas, x, w1, w2):
+        return _large_forward_saved(x, w1, b1, w2, b2, activation, keep_input=False)[0]
     y = x.new_empty(x.shape[0], w2.shape[0])
     _call_forward(x, w1, b1, w2, b2, activation, None, y)
     return y
@@ -88,6 +93,8 @@ def _native_forward_saved(
 ) -> tuple[Tensor, Tensor]:
     if not _has_kernel(x, w1, b1, w2, b2):
         return _reference_forward_saved(x, w1, b1, w2, b2, activation)
+    if _left_to_blas(_core.forward_by_blas, x, w1, w2):
+        return _large_forward_saved(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
     y = x.new_empty(x.shape[0], w2.shape[0])
     saved = x.new_empty(x.shape[0], w1.shape[0])
     _call_forward(x, w1, b1, w2, b2, activation, saved, y)
@@ -112,7 +119,7 @@ def _call_forward(
         None if b2 is None else b2.contiguous(),
         saved,
         y,
-        ACTIVATIONS[activation].id,
+        _IDS[activation],
         torch.get_num_threads(),
     )
 
@@ -122,6 +129,8 @@ def _native_backward(
 ) -> list[Tensor]:
     if not _has_kernel(grad_y, x, w1, w2, saved):
         return _reference_backward(grad_y, x, w1, w2, saved, activation, needs)
+    if _left_to_blas(_core.backward_by_blas, x, w1, w2):
+        return _large_backward(grad_y, x, w1, w2, saved, activation, needs)
     gradients = _empty_gradients(x, w1, w2, needs)
     _core.backward(
         grad_y.contiguous(),
@@ -130,10 +139,51 @@ def _native_backward(
         w2.contiguous(),
         saved.contiguous(),
         *gradients,
-        ACTIVATIONS[activation].id,
+        _IDS[activation],
         torch.get_num_threads(),
     )
     return [gradient for gradient in gradients if gradient is not None]
+
+
+# Large nets: torch's own products, which then are faster than ours, and our passes over the hidden layer between them.
+
+
+def _left_to_blas(decide: Callable[..., bool], x: Tensor, w1: Tensor, w2: Tensor) -> bool:
+    """Whether torch's products are used, which ``decide`` says by the net's size and its bytes per number."""
+    return decide(x.shape[0], x.shape[1], w1.shape[0], w2.shape[0], x.dtype.itemsize)
+
+
+def _large_forward_saved(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str, keep_input: bool
+) -> tuple[Tensor, Tensor]:
+    """Return y and what backward needs of the hidden layer: the activation's input, or else its output."""
+    z = F.linear(x, w1, b1)
+    h = torch.empty_like(z) if keep_input else z
+    _core.activate(z, h, _IDS[activation], torch.get_num_threads())
+    return F.linear(h, w2, b2), z
+
+
+def _large_backward(
+    grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
+) -> list[Tensor]:
+    needs_x, needs_w1, needs_b1, needs_w2, needs_b2 = needs
+    grad_w1 = grad_b1 = grad_x = grad_w2 = grad_b2 = None
+    saved = saved.contiguous()
+    if needs_x or needs_w1 or needs_b1:
+        grad_z = grad_y @ w2
+        _core.multiply_by_derivative(saved, grad_z, _IDS[activation], torch.get_num_threads())
+        grad_x = grad_z @ w1 if needs_x else None
+        grad_w1 = grad_z.t() @ x if needs_w1 else None
+        grad_b1 = grad_z.sum(0) if needs_b1 else None
+    if needs_w2:
+        h = saved
+        if ACTIVATIONS[activation].saved == "input":
+            h = torch.empty_like(saved)
+            _core.activate(saved, h, _IDS[activation], torch.get_num_threads())
+        grad_w2 = grad_y.t() @ h
+    if needs_b2:
+        grad_b2 = grad_y.sum(0)
+    return [g for g in (grad_x, grad_w1, grad_b1, grad_w2, grad_b2) if g is not None]
 
 
 def _empty_gradients(x: Tensor, w1: Tensor, w2: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
@@ -168,7 +218,17 @@ def _is_plain_call(*tensors: Tensor | None) -> bool:
     return _PLAIN_KEYS.issuperset(0 if tensor is None else _dispatch_keys(tensor) for tensor in tensors)
 
 
+def _openmp_team() -> int:
+    """Return the address of ``GOMP_parallel`` in the OpenMP library that torch computes with; 0 where it has none."""
+    try:
+        library = ctypes.CDLL("libtorch_cpu.so", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
+
+
 if _core is not None:
+    _core.borrow_threads(_openmp_team())
     _library.impl("forward", _native_forward, "CPU")
     _library.impl("forward_saved", _native_forward_saved, "CPU")
     _library.impl("backward", _native_backward, "CPU")
@@ -221,13 +281,25 @@ _backward_autograd = _autograd_kernel(_backward, reference.backward)
 
 
 class TwoLayerFunction(torch.autograd.Function):
-    """y = act(x w1ᵀ + b1) w2ᵀ + b2, with a backward pass that computes only the gradients asked for."""
+    """y = act(x w1ᵀ + b1) w2ᵀ + b2, with a backward pass that computes only the gradients asked for.
+
+    ``computed`` is (y, saved) where the native library has them already, else None.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+        ctx: Any,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor | None,
+        w2: Tensor,
+        b2: Tensor | None,
+        activation: str,
+        computed: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        if _is_plain_call(x, w1, b1, w2, b2):
+        if computed is not None:
+            y, saved = computed
+        elif _is_plain_call(x, w1, b1, w2, b2):
             y, saved = _native_forward_saved(x, w1, b1, w2, b2, activation)
         else:
             with torch._C._AutoDispatchBelowAutograd():
@@ -239,19 +311,48 @@ class TwoLayerFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, w1, b1, w2, saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad[:5]
+        needs = ctx.needs_input_grad
         backward = _backward_autograd
         if torch.is_grad_enabled():  # a second derivative also flows through the hidden layer
             saved = _differentiable_saved(x, w1, b1, ctx.activation)
-        elif _is_plain_call(grad_y, x, w1, w2, saved):
-            backward = _native_backward
-        gradients = iter(backward(grad_y, x, w1, w2, saved, ctx.activation, needs))
-        return *[next(gradients) if need else None for need in needs], None
+        elif not _may_differ():
+            threads = torch.get_num_threads()
+            plain = _core.plain_backward(grad_y, x, w1, w2, saved, _IDS[ctx.activation], needs, threads)
+            if plain is not None:
+                return plain
+            if _is_plain_call(grad_y, x, w1, w2, saved):
+                backward = _native_backward
+        gradients = iter(backward(grad_y, x, w1, w2, saved, ctx.activation, needs[:5]))
+        return *[next(gradients) if need else None for need in needs[:5]], None, None
 
 
 def _differentiable_saved(x: Tensor, w1: Tensor, b1: Tensor | None, activation: str) -> Tensor:
     z1 = F.linear(x, w1, b1)
     return reference.ACTIVATIONS[activation](z1) if ACTIVATIONS[activation].saved == "output" else z1
+
+
+# Function.apply without its own Python: what it prepares for are transforms and their tensors, which are not plain.
+_apply = super(torch.autograd.Function, TwoLayerFunction).apply
+
+
+def _may_differ() -> bool:
+    """Whether a call on plain tensors may have to do more than compute: a mode or a transform is at work."""
+    return _core is None or torch._C._len_torch_dispatch_stack() > 0 or _is_transformed()
+
+
+def run_plain(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+) -> Tensor | None:
+    """Return what ``forward_autograd`` does, in one native call that also checks; None for all but plain arguments.
+
+    Plain are dense contiguous CPU tensors of torch's own classes whose shapes and dtypes fit. ``activation`` is a name.
+    """
+    if _may_differ():
+        return None
+    result = _core.plain_forward(x, w1, b1, w2, b2, _IDS[activation], torch.get_num_threads(), torch.is_grad_enabled())
+    if type(result) is tuple:
+        return _apply(x, w1, b1, w2, b2, activation, result)
+    return result
 
 
 def forward_autograd(
@@ -267,7 +368,7 @@ def forward_autograd(
         or (b1 is not None and b1.requires_grad)
         or (b2 is not None and b2.requires_grad)
     ):
-        return TwoLayerFunction.apply(x, w1, b1, w2, b2, activation)
+        return TwoLayerFunction.apply(x, w1, b1, w2, b2, activation, None)
     if _is_plain_call(x, w1, b1, w2, b2):
         return _native_forward(x, w1, b1, w2, b2, activation)
     with torch._C._AutoDispatchBelowAutograd():

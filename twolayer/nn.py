@@ -68,9 +68,8 @@ def activation_name(module: nn.Module) -> str | None:
     return None
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether calling ``module`` does more than its class's ``forward``."""
-    state = module.__dict__
+def _is_hooked(state: dict[str, Any]) -> bool:
+    """Whether calling the module with this ``__dict__`` does more than its class's ``forward``."""
     return bool(
         state["_forward_pre_hooks"]
         or state["_forward_hooks"]
@@ -87,10 +86,10 @@ def plain_run(first: nn.Module, activation: nn.Module, second: nn.Module) -> Run
     and pruning are hooks) or a forward of its own, where a weight is no longer an ordinary parameter, or while hooks
     on all modules are set. Parameters are read anew at each call, so that replacing one is seen.
     """
-    if type(first) is not nn.Linear or type(second) is not nn.Linear:
+    if type(first) is not nn.Linear or type(second) is not nn.Linear or _has_any_global_hook():
         return None
     name = activation_name(activation)
-    if name is None or _is_hooked(first) or _is_hooked(activation) or _is_hooked(second) or _has_any_global_hook():
+    if name is None or _is_hooked(first.__dict__) or _is_hooked(activation.__dict__) or _is_hooked(second.__dict__):
         return None
     # Straight from the dictionaries, as Module.__getattr__ is slow; a weight made a plain attribute is not in them.
     layer1, layer2 = first._parameters, second._parameters
@@ -124,6 +123,9 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        children = self._modules.values()
+        if len(children) == 3 and (run := plain_run(*children)) is not None:  # the whole is one run: no list of steps
+            return two_layer(input, *run)
         for step in self._steps():
             input = step(input) if isinstance(step, nn.Module) else two_layer(input, *step)
         return input

@@ -4,8 +4,10 @@
 
 #include "bindings/checks.h"
 #include "bindings/engine.h"
+#include "bindings/plain.h"
 #include "bindings/tensor_view.h"
 #include "cpu/dispatch.h"
+#include "cpu/threads.h"
 
 #ifdef __clang__
 #define TWOLAYER_COMPILER __VERSION__
@@ -101,6 +103,34 @@ void backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_,
   });
 }
 
+void activate(py::handle in_, py::handle out_, int activation, int threads) {
+  check_id("activation", activation, cpu::activation_names());
+  const TensorView in(in_, "in"), out(out_, "out");
+  with_storage_type(in, [&]<class T>(T*) {
+    ActivateParams<T> p{};
+    p.in = in.read_contiguous<T>({-1, -1});
+    p.out = out.write<T>({in.size(0), in.size(1)});
+    p.count = in.size(0) * in.size(1), p.activation = activation, p.threads = threads;
+    const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
+    py::gil_scoped_release unlocked;
+    kernels.activate(p);
+  });
+}
+
+void multiply_by_derivative(py::handle saved_, py::handle grad_, int activation, int threads) {
+  check_id("activation", activation, cpu::activation_names());
+  const TensorView saved(saved_, "saved"), grad(grad_, "grad");
+  with_storage_type(saved, [&]<class T>(T*) {
+    DerivativeParams<T> p{};
+    p.saved = saved.read_contiguous<T>({-1, -1});
+    p.grad = grad.write<T>({saved.size(0), saved.size(1)});
+    p.count = saved.size(0) * saved.size(1), p.activation = activation, p.threads = threads;
+    const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
+    py::gil_scoped_release unlocked;
+    kernels.derive(p);
+  });
+}
+
 py::list names(const std::vector<const cpu::Isa*>& isas) {
   py::list found;
   for (const cpu::Isa* isa : isas) found.append(isa->name);
@@ -124,6 +154,12 @@ PYBIND11_MODULE(_core, m) {
   m.def("backward", &backward, py::arg("grad_y"), py::arg("x"), py::arg("w1"), py::arg("w2"), py::arg("saved"),
         py::arg("grad_x"), py::arg("grad_w1"), py::arg("grad_b1"), py::arg("grad_w2"), py::arg("grad_b2"),
         py::arg("activation"), py::arg("threads"));
+  m.def("activate", &activate, py::arg("in"), py::arg("out"), py::arg("activation"), py::arg("threads"));
+  m.def("multiply_by_derivative", &multiply_by_derivative, py::arg("saved"), py::arg("grad"), py::arg("activation"),
+        py::arg("threads"));
+  m.def(
+      "borrow_threads", [](uintptr_t team) { cpu::borrow_threads(reinterpret_cast<cpu::OpenMPTeam>(team)); },
+      py::arg("team"));
   m.def("isa", [] { return cpu::current_isa().name; });
   m.def("isas_available", [] { return names(cpu::available_isas()); });
   m.def("isas_compiled", [] { return names(cpu::compiled_isas()); });
@@ -131,5 +167,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("losses", [] { return as_list(cpu::loss_names()); });
   m.def("optimizers", [] { return as_list(cpu::optimizer_names()); });
   m.def("compiler", [] { return TWOLAYER_COMPILER; });
+  bind_plain(m);
   bind_engine(m);
 }

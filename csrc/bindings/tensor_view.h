@@ -61,6 +61,18 @@ inline const dlpack::ExchangeApi* torch_exchange_api(PyTypeObject* type) {
   return api;
 }
 
+inline DType dtype_of_dlpack(dlpack::DataType type) {
+  const auto [code, bits, lanes] = type;
+  if (lanes != 1) return DType::kOther;
+  if (code == 2 && bits == 32) return DType::kFloat32;
+  if (code == 2 && bits == 64) return DType::kFloat64;
+  if (code == 4 && bits == 16) return DType::kBFloat16;
+  if (code == 1 && bits == 8) return DType::kUInt8;
+  if (code == 0 && bits == 32) return DType::kInt32;
+  if (code == 0 && bits == 64) return DType::kInt64;
+  return DType::kOther;
+}
+
 class TensorView {
  public:
   TensorView(py::handle object, const char* name) : name_(name) {
@@ -118,14 +130,7 @@ class TensorView {
     device_type_ = tensor.device.type;
     set_ndim(tensor.ndim);
     for (int i = 0; i < ndim_; ++i) shape_[i] = tensor.shape[i], strides_[i] = tensor.strides[i];
-    const auto [code, bits, lanes] = tensor.dtype;
-    if (lanes != 1) return;
-    if (code == 2 && bits == 32) dtype_ = DType::kFloat32;
-    if (code == 2 && bits == 64) dtype_ = DType::kFloat64;
-    if (code == 4 && bits == 16) dtype_ = DType::kBFloat16;
-    if (code == 1 && bits == 8) dtype_ = DType::kUInt8;
-    if (code == 0 && bits == 32) dtype_ = DType::kInt32;
-    if (code == 0 && bits == 64) dtype_ = DType::kInt64;
+    dtype_ = dtype_of_dlpack(tensor.dtype);
   }
 
   void borrow_buffer(py::handle object) {

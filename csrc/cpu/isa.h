@@ -25,6 +25,8 @@ template <class T>
 struct NetKernels {
   void (*forward)(const ForwardParams<T>&);
   void (*backward)(const BackwardParams<T>&);
+  void (*activate)(const ActivateParams<T>&);
+  void (*derive)(const DerivativeParams<T>&);
 };
 
 template <class T>
@@ -63,7 +65,7 @@ inline Isa with_pairs(const Isa& base, const char* name, bool (*supported)(), co
     #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double), TWOLAYER_NET(isa, bfloat16), \
         TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double), nullptr                               \
   }
-#define TWOLAYER_NET(isa, T) {isa::forward<T>, isa::backward<T>}
+#define TWOLAYER_NET(isa, T) {isa::forward<T>, isa::backward<T>, isa::activate_all<T>, isa::derive_all<T>}
 #define TWOLAYER_TRAIN(isa, T)                                                                  \
   {isa::train_gather<T>,   isa::train_scan<T>,   isa::train_forward<T>,     isa::train_loss<T>, \
    isa::train_backward<T>, isa::train_update<T>, isa::train_take_weights<T>}

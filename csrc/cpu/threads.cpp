@@ -141,6 +141,8 @@ void run_team(int threads, Task task, void* context) {
   Pool::instance().give_back(workers);
 }
 
+OpenMPTeam openmp_team = nullptr;
+
 class PhaseRunner {
  public:
   PhaseRunner(int chunks, PhasedJob& job) : job_(job), chunks_(chunks), claims_(new Claim[chunks]) {}
@@ -202,14 +204,20 @@ void parallel_for(int threads, int64_t chunks, void (*body)(void*, int64_t), voi
     int64_t chunks;
     std::atomic<int64_t> next{0};
   } loop{body, context, chunks, {}};
-  run_team(
-      threads,
-      [](void* shared, int) {
-        auto& loop = *static_cast<Loop*>(shared);
-        for (int64_t chunk; (chunk = loop.next.fetch_add(1, std::memory_order_relaxed)) < loop.chunks;)
-          loop.body(loop.context, chunk);
-      },
-      &loop);
+  const auto work = [](void* shared) {
+    auto& loop = *static_cast<Loop*>(shared);
+    for (int64_t chunk; (chunk = loop.next.fetch_add(1, std::memory_order_relaxed)) < loop.chunks;)
+      loop.body(loop.context, chunk);
+  };
+  if (openmp_team)
+    openmp_team(work, &loop, static_cast<unsigned>(threads), 0);
+  else
+    run_team(threads, [](void* shared, int) { decltype(work){}(shared); }, &loop);
+}
+
+void borrow_threads(OpenMPTeam team) {
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { openmp_team = nullptr; });
+  openmp_team = registered == 0 ? team : nullptr;
 }
 
 void run_phases(int threads, PhasedJob& job) {

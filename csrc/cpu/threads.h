@@ -16,6 +16,12 @@ void parallel_for(int threads, int64_t chunks, Body&& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
+// Has parallel_for borrow the threads of the OpenMP library that others in this process compute with, whose threads
+// spin for a while after their work and would keep ours from the cores. `team` is GOMP_parallel; null: the core's own
+// threads, which a forked child uses anyhow, since OpenMP's do not survive a fork.
+using OpenMPTeam = void (*)(void (*task)(void* context), void* context, unsigned threads, unsigned flags);
+void borrow_threads(OpenMPTeam team);
+
 // A sequence of phases, each of one chunk per thread. A phase ends when its last chunk does, whoever ran it; then that
 // thread alone calls advance(), whose writes every later chunk sees. A thread takes its own chunk first (its data is in
 // that core's cache), then any that nobody has begun.

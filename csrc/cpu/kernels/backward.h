@@ -46,11 +46,18 @@ void backward(const BackwardParams<T>& p) {
     multiply<Left::kPlain>(i1 - i0, j1 - j0, p.out, Strided<const C>{grad_y + i0 * p.out, p.out},
                            Strided<const T>{p.w2 + j0, p.hidden}, Strided<C>{g, p.hidden});
     for (int64_t i = i0; i < i1; ++i, g += p.hidden)
-      multiply_by_derivative(p.activation, j1 - j0, p.saved + i * p.hidden + j0, g);
+      multiply_by_derivative<C>(p.activation, j1 - j0, p.saved + i * p.hidden + j0, g);
   });
   if (p.grad_b1) sum_rows<C>(p.batch, p.hidden, grad_z.data, p.hidden, p.grad_b1);
   if (p.grad_w1)
     gradient_product<Left::kTransposed>(p.threads, p.hidden, p.in, p.batch, grad_z.data, p.hidden, p.x, p.grad_w1);
   if (p.grad_x)
     gradient_product<Left::kPlain>(p.threads, p.batch, p.in, p.hidden, grad_z.data, p.hidden, p.w1, p.grad_x);
+}
+
+template <class T>
+void derive_all(const DerivativeParams<T>& p) {
+  for_elements(p.threads, p.count, [&](int64_t begin, int64_t end) {
+    multiply_by_derivative<Compute<T>>(p.activation, end - begin, p.saved + begin, p.grad + begin);
+  });
 }

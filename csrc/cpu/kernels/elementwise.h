@@ -45,8 +45,8 @@ void activate(int activation, int64_t n, const TIn* in, T* out, TSaved* saved) {
 }
 
 // grad *= activation'(·), from what activate() saved.
-template <class T, class TSaved>
-void multiply_by_derivative(int activation, int64_t n, const TSaved* saved, T* grad) {
+template <class T, class TSaved, class TGrad>
+void multiply_by_derivative(int activation, int64_t n, const TSaved* saved, TGrad* grad) {
   with_activation(activation, [&](auto act) {
     using Act = decltype(act);
     const auto through = [](auto g, auto s) {

@@ -12,19 +12,13 @@ struct ComputeOf<bfloat16> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-constexpr int64_t kRowChunk = 48;     // rows of a matrix one chunk of work covers,
-constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
-
-TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-TWOLAYER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Calls body(row0, row1, column0, column1) over a grid of chunks of an m × n result costing `depth` multiply-adds each.
 template <class Body>
-void for_chunks(int threads, int64_t m, int64_t n, int64_t depth, Body&& body) {
-  const int64_t across = ceil_div(n, kColumnChunk), chunks = ceil_div(m, kRowChunk) * across;
+void for_chunks(int threads, int64_t m, int64_t n, int64_t depth, Body&& body, int64_t rows = kRowChunk) {
+  const int64_t across = ceil_div(n, kColumnChunk), chunks = ceil_div(m, rows) * across;
   parallel_for(worthwhile_threads(m * n * depth, threads), chunks, [&](int64_t chunk) {
-    const int64_t i = chunk / across * kRowChunk, j = chunk % across * kColumnChunk;
-    body(i, min_of(i + kRowChunk, m), j, min_of(j + kColumnChunk, n));
+    const int64_t i = chunk / across * rows, j = chunk % across * kColumnChunk;
+    body(i, min_of(i + rows, m), j, min_of(j + kColumnChunk, n));
   });
 }
 
@@ -42,21 +36,63 @@ TWOLAYER_INLINE void write_result(int64_t rows, int64_t columns, T* out, int64_t
   }
 }
 
+// Calls body(begin, end) over [0, count) in chunks, for passes that cost some tens of instructions a vector.
+template <class Body>
+void for_elements(int threads, int64_t count, Body&& body) {
+  constexpr int64_t kChunk = 1 << 14, kCost = 16;
+  parallel_for(worthwhile_threads(count * kCost, threads), ceil_div(count, kChunk),
+               [&](int64_t chunk) { body(chunk * kChunk, min_of((chunk + 1) * kChunk, count)); });
+}
+
+template <class T>
+void activate_all(const ActivateParams<T>& p) {
+  for_elements(p.threads, p.count, [&](int64_t begin, int64_t end) {
+    with_activation(p.activation, [&](auto act) {
+      map<Compute<T>>(end - begin, [](auto z) { return decltype(act)::value(z); }, p.out + begin, p.in + begin);
+    });
+  });
+}
+
+// c (m, n) = a (m, k) wᵀ + bias, for w (n, k); n ≤ kColumnChunk.
+template <class TA, class T, class C>
+TWOLAYER_INLINE void product(bool packs, int64_t m, int64_t n, int64_t k, const TA* a, const T* w, const T* bias, C* c,
+                             int64_t ldc) {
+  if constexpr (__is_same(TA, C) && __is_same(T, C)) {
+    if (packs) return multiply_packed(m, n, k, a, k, w, k, bias, c, ldc);
+  }
+  multiply_transposed(m, n, k, a, k, w, k, bias, c, ldc);
+}
+
 template <class T>
 void forward(const ForwardParams<T>& p) {
   using C = Compute<T>;
-  Scratch<C> hidden(p.batch * p.hidden);  // (batch, hidden)
-  for_chunks(p.threads, p.batch, p.hidden, p.in, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    C* z = hidden.data + i0 * p.hidden + j0;
-    multiply_transposed(i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.in, p.w1 + j0 * p.in, p.in,
-                        p.b1 ? p.b1 + j0 : nullptr, z, p.hidden);
-    for (int64_t i = i0; i < i1; ++i, z += p.hidden)
-      activate<C>(p.activation, j1 - j0, z, z, p.saved ? p.saved + i * p.hidden + j0 : nullptr);
-  });
-  for_chunks(p.threads, p.batch, p.out, p.hidden, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    write_result<C>(i1 - i0, j1 - j0, p.y + i0 * p.out + j0, p.out, [&](C* y, int64_t stride) {
-      multiply_transposed(i1 - i0, j1 - j0, p.hidden, hidden.data + i0 * p.hidden, p.hidden, p.w2 + j0 * p.hidden,
-                          p.hidden, p.b2 ? p.b2 + j0 : nullptr, y, stride);
-    });
-  });
+  constexpr bool kSame = __is_same(C, T);
+  // The hidden layer (batch, hidden): in `saved` where that keeps just what the second product reads.
+  C* hidden = nullptr;
+  if constexpr (kSame) hidden = p.saved && !saves_input(p.activation) ? p.saved : nullptr;
+  T* const saved = hidden ? nullptr : p.saved;
+  Scratch<C> scratch(hidden ? 0 : p.batch * p.hidden);
+  if (!hidden) hidden = scratch.data;
+
+  const bool packs1 = kSame && packing_pays<C>(p.batch, p.hidden, p.in);
+  const bool packs2 = kSame && packing_pays<C>(p.batch, p.out, p.hidden);
+  for_chunks(
+      p.threads, p.batch, p.hidden, p.in,
+      [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+        C* z = hidden + i0 * p.hidden + j0;
+        product(packs1, i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.w1 + j0 * p.in, p.b1 ? p.b1 + j0 : nullptr, z,
+                p.hidden);
+        for (int64_t i = i0; i < i1; ++i, z += p.hidden)
+          activate<C>(p.activation, j1 - j0, z, z, saved ? saved + i * p.hidden + j0 : nullptr);
+      },
+      packs1 ? kPackedRows : kRowChunk);
+  for_chunks(
+      p.threads, p.batch, p.out, p.hidden,
+      [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+        write_result<C>(i1 - i0, j1 - j0, p.y + i0 * p.out + j0, p.out, [&](C* y, int64_t stride) {
+          product(packs2, i1 - i0, j1 - j0, p.hidden, hidden + i0 * p.hidden, p.w2 + j0 * p.hidden,
+                  p.b2 ? p.b2 + j0 : nullptr, y, stride);
+        });
+      },
+      packs2 ? kPackedRows : kRowChunk);
 }

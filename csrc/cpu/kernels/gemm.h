@@ -27,6 +27,14 @@ struct TileShape {
 };
 #endif
 
+constexpr int64_t kRowChunk = 48;     // rows of a matrix one chunk of work covers,
+constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
+
+constexpr int64_t kPackedRows = 240;  // rows that one packing of weights serves
+
+TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+TWOLAYER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
 struct Range {
   int64_t begin, end;
   TWOLAYER_INLINE int64_t size() const { return end - begin; }
@@ -145,8 +153,8 @@ struct Nothing {
   TWOLAYER_INLINE void operator()(int64_t) const {}
 };
 
-// C (m,n) = A (m,k) B (k,n), or += when accumulate. Every row begins with `bias` (n), where that is not null; n is then
-// a whole number of vectors. Before each tile it calls between(the tile's part of m · n · k).
+// C (m,n) = A (m,k) B (k,n), or += when accumulate. Otherwise every row begins with `bias` (n), where that is not null.
+// Before each tile it calls between(the tile's part of m · n · k).
 template <Left kLeft, class A, class B, class C, class Between = Nothing>
 void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& c, bool accumulate = false,
               const typename C::element* bias = nullptr, Between&& between = {}) {
@@ -168,7 +176,8 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& 
             a, row, k0, k1, b, column, tail,
             [&](int i, int v) {
               if (adds) return is_partial(v) ? load_partial(at(i, v), tail) : load(at(i, v));
-              return bias ? load(bias + column + v * L) : zero<T>();
+              if (!bias) return zero<T>();
+              return is_partial(v) ? load_partial(bias + column + v * L, tail) : load(bias + column + v * L);
             },
             [&](int i, int v, Vec<T> sum) {
               if (is_partial(v))
@@ -202,21 +211,69 @@ TWOLAYER_INLINE void dot_tile(const TA* a, int64_t lda, const TB* b, int64_t ldb
   int64_t p = 0;
   for (; p + L <= k; p += L) step([&](const auto* row) { return load(row + p); });
   if (p < k) step([&](const auto* row) { return load_partial(row + p, k - p); });
-  for (int i = 0; i < kRows; ++i)
-    for (int j = 0; j < kColumns; ++j) c[i * ldc + j] = sum(acc[i][j]) + (bias ? widen(bias[j]) : T(0));
+  const V start = bias ? load_partial(bias, kColumns) : zero<T>();
+  for (int i = 0; i < kRows; ++i) store_partial(c + i * ldc, sums<kColumns>(acc[i]) + start, kColumns);
 }
 
-// C (m,n) = A (m,k) B (n,k)ᵀ + bias (n), bias may be null.
+// C (m,n) = A (m,k) B (n,k)ᵀ + bias (n), bias may be null. The rows of A that a tile reads stay in the nearest cache.
 template <class TA, class TB, class TBias, class T>
 void multiply_transposed(int64_t m, int64_t n, int64_t k, const TA* a, int64_t lda, const TB* b, int64_t ldb,
                          const TBias* bias, T* c, int64_t ldc) {
   constexpr int R = TileShape<T>::dot_rows, C = TileShape<T>::dot_columns;
-  const auto columns = [&]<int kColumns>(int64_t j) {
-    for_row_tiles<R>(m, [&]<int kRows>(int64_t i) {
+  const auto rows = [&]<int kRows>(int64_t i) {
+    const auto columns = [&]<int kColumns>(int64_t j) {
       dot_tile<kRows, kColumns>(a + i * lda, lda, b + j * ldb, ldb, k, bias ? bias + j : nullptr, c + i * ldc + j, ldc);
-    });
+    };
+    int64_t j = 0;
+    for (; j + C <= n; j += C) columns.template operator()<C>(j);
+    for (; j < n; ++j) columns.template operator()<1>(j);
   };
-  int64_t j = 0;
-  for (; j + C <= n; j += C) columns.template operator()<C>(j);
-  for (; j < n; ++j) columns.template operator()<1>(j);
+  int64_t i = 0;
+  for (; i + R <= m; i += R) rows.template operator()<R>(i);
+  for_exactly<R - 1>(m - i, [&]<int kRows>() { rows.template operator()<kRows>(i); });
+}
+
+// panels (kPanel columns after the other, each (k, kPanel)) = Wᵀ for w (n, k), zeros beyond n.
+template <class T>
+void pack_transposed(int64_t n, int64_t k, const T* w, int64_t ldw, T* panels) {
+  constexpr int L = lanes<T>;
+  for (int64_t j = 0; j < n; j += L) {
+    T* panel = panels + j / kPanel * (k * kPanel) + j % kPanel;
+    const int64_t rows = min_of(L, n - j);
+    for (int64_t i = 0; i < k; i += L) {
+      const int64_t columns = min_of(L, k - i);
+      Vec<T> square[L];
+      for (int r = 0; r < L; ++r) {
+        const T* from = w + (j + r) * ldw + i;
+        square[r] = r >= rows ? zero<T>() : columns == L ? load(from) : load_partial(from, columns);
+      }
+      transpose(square);
+      for (int64_t c = 0; c < columns; ++c) store(panel + (i + c) * kPanel, square[c]);
+    }
+  }
+}
+
+// The same product by way of panels of Bᵀ, made here: worth it for many rows. n ≤ kColumnChunk.
+template <class T>
+void multiply_packed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, const T* bias,
+                     T* c, int64_t ldc) {
+  alignas(64) T panels[kDepth * kColumnChunk];
+  int64_t k0 = 0;
+  do {
+    const int64_t depth = min_of(kDepth, k - k0);
+    pack_transposed(n, depth, b + k0, ldb, panels);
+    multiply<Left::kPlain>(m, n, depth, Strided<const T>{a + k0, lda}, Panels<const T>{panels, depth * kPanel},
+                           Strided<T>{c, ldc}, k0 > 0, bias);
+    k0 += depth;
+  } while (k0 < k);
+}
+
+// Whether that takes less time: what a multiply-add of vectors takes once per lane sum and once per two numbers packed,
+// as measured, against the lanes that stand empty in the last panel.
+template <class T>
+TWOLAYER_INLINE bool packing_pays(int64_t m, int64_t n, int64_t k) {
+  constexpr int L = lanes<T>;
+  const int64_t dots = m * n * (ceil_div(k, L) + 3);
+  const int64_t packed = m * ceil_div(n, L) * k + ceil_div(m, kPackedRows) * n * k / 2;
+  return m >= 8 && packed < dots;
 }

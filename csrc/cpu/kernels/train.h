@@ -544,7 +544,7 @@ void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z, uint32_t* 
     T* g = grad.at(0, j);
     if (p.dropout > 0)
       for (int64_t i = 0; i < p.batch; ++i) drop_out(p, i, units.begin + j, kPanel, g + i * kPanel);
-    multiply_by_derivative(p.activation, p.batch * kPanel, p.hidden_saved + (units.begin + j) * p.batch, g);
+    multiply_by_derivative<T>(p.activation, p.batch * kPanel, p.hidden_saved + (units.begin + j) * p.batch, g);
     if (p.bfloat16_compute) round_to_bfloat16(p.batch * kPanel, g);
     if constexpr (__is_same(T, float))
       if (p.pairs) p.pairs->pack_panel(g, p.batch, padded_pairs(p.batch), grad_pairs + j * padded_pairs(p.batch));

@@ -272,6 +272,78 @@ TWOLAYER_INLINE Element<V> sum(V v) {
   return reduce<Add, Element<V>, lanes<Element<V>>>(v);
 }
 
+template <int... j>
+struct Sequence {};
+template <int count, int... j>
+struct CountTo : CountTo<count - 1, count - 1, j...> {};
+template <int... j>
+struct CountTo<0, j...> {
+  using type = Sequence<j...>;
+};
+template <class V>
+using LanesOf = typename CountTo<lanes<Element<V>>>::type;
+
+// a and b hold sums in groups of kGroup lanes. Returns a's and then b's groups, half as long: each lower half + upper
+// half, as sum() adds them.
+template <int kGroup, class V, int... j>
+TWOLAYER_INLINE V halve_groups(V a, V b, Sequence<j...>) {
+  constexpr int L = lanes<Element<V>>;
+  const V lower = __builtin_shufflevector(
+      a, b, (j / (L / 2) * L + j % (L / 2) / (kGroup / 2) * kGroup + j % (L / 2) % (kGroup / 2))...);
+  const V upper = __builtin_shufflevector(
+      a, b, (j / (L / 2) * L + j % (L / 2) / (kGroup / 2) * kGroup + j % (L / 2) % (kGroup / 2) + kGroup / 2)...);
+  return lower + upper;
+}
+
+template <int kGroup, int kCount, class V>
+TWOLAYER_INLINE V sum_groups(const V* v) {
+  if constexpr (kCount > 1)
+    return halve_groups<2 * kGroup>(sum_groups<2 * kGroup, kCount / 2>(v),
+                                    sum_groups<2 * kGroup, kCount / 2>(v + kCount / 2), LanesOf<V>{});
+  else
+    return *v;
+}
+
+template <int kGroup, class V>
+TWOLAYER_INLINE V finish_groups(V v) {
+  if constexpr (kGroup > 1)
+    return finish_groups<kGroup / 2>(halve_groups<kGroup>(v, v, LanesOf<V>{}));
+  else
+    return v;
+}
+
+// Lane i becomes sum(v[i]), to the bit, for i < kCount; kCount is a power of two, at most the number of lanes.
+template <int kCount, class V>
+TWOLAYER_INLINE V sums(const V* v) {
+  constexpr int kGroup = lanes<Element<V>> / kCount;
+  return finish_groups<kGroup>(sum_groups<kGroup, kCount>(v));
+}
+
+// ---- Transposition
+
+// Of rows i and i + kStep of a square of vectors, what differs in bit kStep of row and column changes places.
+template <int kStep, bool kUpper, class V, int... j>
+TWOLAYER_INLINE V swapped(V a, V b, Sequence<j...>) {
+  constexpr int L = lanes<Element<V>>;
+  return __builtin_shufflevector(a, b,
+                                 (kUpper ? (j & kStep ? L + j : (j | kStep)) : (j & kStep ? L + (j ^ kStep) : j))...);
+}
+
+// v (lanes, lanes) becomes its transpose.
+template <int kStep = 1, class V>
+TWOLAYER_INLINE void transpose(V* v) {
+  constexpr int L = lanes<Element<V>>;
+  if constexpr (kStep < L) {
+    for (int i = 0; i < L; ++i) {
+      if (i & kStep) continue;
+      const V a = v[i], b = v[i | kStep];
+      v[i] = swapped<kStep, false>(a, b, LanesOf<V>{});
+      v[i | kStep] = swapped<kStep, true>(a, b, LanesOf<V>{});
+    }
+    transpose<2 * kStep>(v);
+  }
+}
+
 template <class V>
 TWOLAYER_INLINE Element<V> maximum(V v) {
   return reduce<Maximum, Element<V>, lanes<Element<V>>>(v);

@@ -1,0 +1,223 @@
+// The short way for calls on plain tensors: one native function checks, allocates and computes. Whatever is unusual is
+// left alone, and the caller goes the careful way, where errors are raised.
+#include "bindings/plain.h"
+
+#include <optional>
+
+#include "bindings/tensor_view.h"
+#include "cpu/dispatch.h"
+
+namespace twolayer {
+namespace {
+
+// Whether a pass of a net of this size is left to torch's own products, with our passes over the hidden layer between
+// them. It is from so many multiply-adds on, weighted by bytes per number, that those took less time on one or on two
+// threads (AVX-512 Xeon, MKL): 30M forward and 8M backward in float32. bfloat16 is theirs sooner where the processor
+// multiplies it, which our kernels of these two passes do not.
+bool takes_less_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes, int64_t wide,
+                        int64_t bf16) {
+  const int64_t work = batch * hidden * (in + out);
+  return bytes == 2 && cpu::current_isa().pairs ? work >= bf16 : work * bytes >= wide * 4;
+}
+
+bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
+  return takes_less_by_blas(batch, in, hidden, out, bytes, 30'000'000, 2'000'000);
+}
+
+bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
+  return takes_less_by_blas(batch, in, hidden, out, bytes, 8'000'000, 6'000'000);
+}
+
+// A tensor whose memory holds its values, one after the other: of torch's own classes, dense, contiguous, on the CPU
+// and not a negated view. `is_plain` is false of any other, and of what is no tensor.
+struct PlainTensor {
+  dlpack::Tensor view{};
+  bool is_plain = false;
+
+  explicit PlainTensor(PyObject* object) {
+    const dlpack::ExchangeApi* api = torch_exchange_api(Py_TYPE(object));
+    if (!api) return;
+    if (api->borrow(object, &view) != 0) {  // no memory of its own, such as a sparse tensor or a wrapper of functorch's
+      PyErr_Clear();
+      return;
+    }
+    if (view.device.type != 1) return;
+    int64_t expected = 1;
+    for (int axis = view.ndim - 1; axis >= 0; --axis) {
+      if (view.shape[axis] != 1 && view.strides[axis] != expected) return;
+      expected *= view.shape[axis];
+    }
+    if (expected == 0 || !view.data) return;  // empty, or zeros that are stored nowhere
+    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+    PyObject* negated = PyObject_CallMethodNoArgs(object, is_neg);
+    if (!negated) throw py::error_already_set();
+    is_plain = negated == Py_False;
+    Py_DECREF(negated);
+  }
+
+  bool has_shape(std::initializer_list<int64_t> shape) const {
+    if (view.ndim != static_cast<int>(shape.size())) return false;
+    int axis = 0;
+    for (int64_t size : shape)
+      if (view.shape[axis++] != size) return false;
+    return true;
+  }
+
+  DType dtype() const { return dtype_of_dlpack(view.dtype); }
+
+  template <class T>
+  T* data() const {
+    return reinterpret_cast<T*>(static_cast<char*>(view.data) + view.byte_offset);
+  }
+};
+
+// A parameter that may be None.
+struct PlainBias {
+  std::optional<PlainTensor> tensor;
+  explicit PlainBias(PyObject* object) {
+    if (object != Py_None) tensor.emplace(object);
+  }
+  bool fits(DType dtype, int64_t size) const {
+    return !tensor || (tensor->is_plain && tensor->dtype() == dtype && tensor->has_shape({size}));
+  }
+  template <class T>
+  T* data() const {
+    return tensor ? tensor->data<T>() : nullptr;
+  }
+};
+
+// A new tensor (sizes...) with the dtype of `like`, and its memory. Sizes go as arguments of their own, since torch
+// takes half as long to read them as to read a tuple.
+template <class T>
+struct NewTensor {
+  py::object object;
+  T* data;
+
+  template <class... Sizes>
+  explicit NewTensor(PyObject* like, Sizes... sizes) {
+    static PyObject* const name = PyUnicode_InternFromString("new_empty");
+    PyObject* arguments[] = {like, PyLong_FromLongLong(sizes)...};
+    object =
+        py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(name, arguments, 1 + sizeof...(sizes), nullptr));
+    for (size_t i = 1; i <= sizeof...(sizes); ++i) Py_DECREF(arguments[i]);
+    dlpack::Tensor view;
+    if (!object || torch_exchange_api(Py_TYPE(object.ptr()))->borrow(object.ptr(), &view) != 0)
+      throw py::error_already_set();
+    data = reinterpret_cast<T*>(static_cast<char*>(view.data) + view.byte_offset);
+  }
+};
+
+// Calls f with a null pointer of the storage type; returns None for a type without kernels.
+template <class F>
+py::object with_storage_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return f(static_cast<float*>(nullptr));
+    case DType::kFloat64:
+      return f(static_cast<double*>(nullptr));
+    case DType::kBFloat16:
+      return f(static_cast<bfloat16*>(nullptr));
+    default:
+      return py::none();
+  }
+}
+
+bool requires_grad(py::handle object) {
+  static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+  if (object.is_none()) return false;
+  const auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), name));
+  if (!value) throw py::error_already_set();
+  return value.ptr() == Py_True;
+}
+
+// y; or (y, saved) if a tensor requires a gradient while these are `recorded`; None where the call is not plain.
+py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::handle b2_, int activation,
+                         int threads, bool recorded) {
+  const PlainTensor x(x_.ptr()), w1(w1_.ptr()), w2(w2_.ptr());
+  if (!x.is_plain || !w1.is_plain || !w2.is_plain) return py::none();
+  if (x.view.ndim != 2 || w1.view.ndim != 2 || w2.view.ndim != 2) return py::none();
+  const DType dtype = x.dtype();
+  const int64_t batch = x.view.shape[0], in = x.view.shape[1], hidden = w1.view.shape[0], out = w2.view.shape[0];
+  const PlainBias b1(b1_.ptr()), b2(b2_.ptr());
+  if (w1.dtype() != dtype || w2.dtype() != dtype || w1.view.shape[1] != in || w2.view.shape[1] != hidden ||
+      !b1.fits(dtype, hidden) || !b2.fits(dtype, out))
+    return py::none();
+  return with_storage_type(dtype, [&]<class T>(T*) -> py::object {
+    if (forward_by_blas(batch, in, hidden, out, sizeof(T))) return py::none();
+    const bool save = recorded && (requires_grad(w1_) || requires_grad(w2_) || requires_grad(b1_) ||
+                                   requires_grad(b2_) || requires_grad(x_));
+    NewTensor<T> y(x_.ptr(), batch, out);
+    ForwardParams<T> p{};
+    p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
+    p.x = x.data<T>(), p.w1 = w1.data<T>(), p.b1 = b1.data<T>(), p.w2 = w2.data<T>(), p.b2 = b2.data<T>();
+    p.y = y.data;
+    std::optional<NewTensor<T>> saved;
+    if (save) p.saved = saved.emplace(x_.ptr(), batch, hidden).data;
+    p.activation = activation;
+    p.threads = threads;
+    const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
+    {
+      py::gil_scoped_release unlocked;
+      kernels.forward(p);
+    }
+    if (!save) return y.object;
+    return py::make_tuple(y.object, saved->object);
+  });
+}
+
+// What autograd.Function.backward returns: the gradients of (x, w1, b1, w2, b2, and two arguments more), None where
+// `needs` is off. None alone where the call is not plain.
+py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_, py::handle saved_,
+                          int activation, py::tuple needs, int threads) {
+  const PlainTensor grad_y(grad_y_.ptr()), x(x_.ptr()), w1(w1_.ptr()), w2(w2_.ptr()), saved(saved_.ptr());
+  if (!grad_y.is_plain || !x.is_plain || !w1.is_plain || !w2.is_plain || !saved.is_plain) return py::none();
+  if (x.view.ndim != 2 || w1.view.ndim != 2 || w2.view.ndim != 2) return py::none();
+  const DType dtype = x.dtype();
+  const int64_t batch = x.view.shape[0], in = x.view.shape[1], hidden = w1.view.shape[0], out = w2.view.shape[0];
+  if (grad_y.dtype() != dtype || w1.dtype() != dtype || w2.dtype() != dtype || saved.dtype() != dtype ||
+      !grad_y.has_shape({batch, out}) || !w1.has_shape({hidden, in}) || !w2.has_shape({out, hidden}) ||
+      !saved.has_shape({batch, hidden}))
+    return py::none();
+  return with_storage_type(dtype, [&]<class T>(T*) -> py::object {
+    if (backward_by_blas(batch, in, hidden, out, sizeof(T))) return py::none();
+    py::tuple gradients(7);
+    const auto make = [&](int argument, auto... sizes) -> T* {
+      const bool wanted = PyTuple_GET_ITEM(needs.ptr(), argument) == Py_True;
+      if (!wanted) return PyTuple_SET_ITEM(gradients.ptr(), argument, py::none().release().ptr()), nullptr;
+      NewTensor<T> gradient(x_.ptr(), sizes...);
+      PyTuple_SET_ITEM(gradients.ptr(), argument, gradient.object.release().ptr());
+      return gradient.data;
+    };
+    BackwardParams<T> p{};
+    p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
+    p.grad_y = grad_y.data<T>(), p.x = x.data<T>(), p.w1 = w1.data<T>(), p.w2 = w2.data<T>();
+    p.saved = saved.data<T>();
+    p.grad_x = make(0, batch, in);
+    p.grad_w1 = make(1, hidden, in);
+    p.grad_b1 = make(2, hidden);
+    p.grad_w2 = make(3, out, hidden);
+    p.grad_b2 = make(4, out);
+    for (int argument : {5, 6}) PyTuple_SET_ITEM(gradients.ptr(), argument, py::none().release().ptr());
+    p.activation = activation;
+    p.threads = threads;
+    const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
+    {
+      py::gil_scoped_release unlocked;
+      kernels.backward(p);
+    }
+    return gradients;
+  });
+}
+
+}  // namespace
+
+void bind_plain(py::module_& m) {
+  m.def("plain_forward", &plain_forward);
+  m.def("plain_backward", &plain_backward);
+  m.def("forward_by_blas", &forward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"),
+        py::arg("bytes"));
+  m.def("backward_by_blas", &backward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"),
+        py::arg("bytes"));
+}
+
+}  // namespace twolayer
