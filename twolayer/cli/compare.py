@@ -18,8 +18,8 @@ from .own_data import SUFFIXES
 
 if TYPE_CHECKING:
     from ..data import MNIST
+    from ..programs.problem import Problem
     from .measure import TaskResult
-    from .problems import Problem
 
 EXTRA = "pip install 'twolayer[demo]'"
 TASKS = ("all", "regression", "classification")
