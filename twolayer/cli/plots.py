@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ..reporting.style import STYLE
 from .measure import TaskResult, deviation
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and Tol's muted one.
@@ -31,15 +32,6 @@ COLORS = {
     "twolayer.fit NumpyNet": "#999933",
     "torch.optim.Adam": "#117733",
     "twolayer.fit Adam": "#AA4499",
-}
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "savefig.dpi": 160,
 }
 LABEL_GAP = 0.062  # of the axes' height, from one label's middle to the next
 

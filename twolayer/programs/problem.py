@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..reference.run import OnEpoch, Run
@@ -101,6 +102,16 @@ Train = Callable[["OnEpoch | None"], "Run | TimedRun"]
 Prepare = Callable[[Problem, Weights], Train]
 
 
+class Calls(NamedTuple):
+    """What is timed, and the arrays by name that it gives from the initial weights, to be verified before."""
+
+    run: Callable[[int], object]  # this often
+    results: Callable[[], dict[str, Array]]
+
+
+PrepareCalls = Callable[[Problem, Weights], Calls]
+
+
 def run_of(losses: list[float], weights: Mapping[str, Array]) -> Run:
     return Run(losses, weights["w1"], weights.get("b1"), weights["w2"], weights.get("b2"))
 
@@ -112,3 +123,9 @@ def run_epochs(problem: Problem, epoch: Callable[[], float], on_epoch: OnEpoch |
         if on_epoch:
             on_epoch(number, losses[-1])
     return losses
+
+
+def output_gradient(problem: Problem) -> Array:
+    """(rows, out): a gradient for the outputs, the same wherever it is asked for."""
+    draw = np.random.default_rng(len(problem.x))
+    return draw.standard_normal((len(problem.x), problem.layers[2])).astype(problem.dtype)
