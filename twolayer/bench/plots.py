@@ -28,7 +28,7 @@ COLORS = {
     "NumPy": "#000000",
     "scikit-learn": "#009E73",
 }
-LIMIT = {"color": "#444444", "linewidth": 1.0, "linestyle": (0, (4, 3))}
+LIMIT: dict[str, Any] = {"color": "#444444", "linewidth": 1.0, "linestyle": (0, (4, 3))}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -92,7 +92,7 @@ def _plot_best(axes: Axes, rows: Rows, along: str, name: str) -> None:
         place = row["cell"][along]
         points[place] = min(row["us"], points.get(place, math.inf))
     ours = name.startswith("twolayer")
-    style = {"linewidth": 2.2 if ours else 1.3, "marker": "o", "markersize": 4 if ours else 3}
+    style: dict[str, Any] = {"linewidth": 2.2 if ours else 1.3, "marker": "o", "markersize": 4 if ours else 3}
     axes.plot(sorted(points), [points[place] for place in sorted(points)], color=COLORS[name], label=name, **style)
 
 
@@ -143,7 +143,11 @@ def _threads_figure(found: Mapping[str, Any]) -> Figure | None:
         rows = _rows(found, case)
         for name in dict.fromkeys(row["implementation"] for row in rows):
             here = sorted((row["threads"], row["us"]) for row in rows if row["implementation"] == name)
-            style = {"linewidth": 2.4 if name.startswith("twolayer") else 1.3, "marker": "o", "markersize": 4}
+            style: dict[str, Any] = {
+                "linewidth": 2.4 if name.startswith("twolayer") else 1.3,
+                "marker": "o",
+                "markersize": 4,
+            }
             axes.plot(*zip(*here, strict=True), color=COLORS[name], **style)
             axes.annotate(name, here[-1], xytext=(7, 0), textcoords="offset points", va="center", color=COLORS[name])
         limits = {row["threads"]: row["limit_us"] for row in rows if row["limit_us"]}

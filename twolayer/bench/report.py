@@ -92,15 +92,20 @@ def print_limits(limits: Mapping[str, Any]) -> None:
 def print_case(case: Mapping[str, Any]) -> None:
     """A case's rows, verdicts and notes."""
     print_table(*rows_table(case), bold=OURS)
-    for what, bound, measured, reached, of in verdicts_table([case])[1]:
-        print(f"  {what}: {measured}, asked {bound}: {reached}{'' if of == '–' else f' ({of})'}")
+    _print_verdicts([case])
     print("\n".join(f"  {note}" for note in footnotes(case)), flush=True)
 
 
 def print_verdicts(found: Mapping[str, Any]) -> None:
-    """All verdicts of a run in one table."""
+    """All verdicts of a run."""
     print("\nTargets")
-    print_table(*verdicts_table(list(found["cases"].values())))
+    _print_verdicts(list(found["cases"].values()))
+
+
+def _print_verdicts(cases: Sequence[Mapping[str, Any]]) -> None:
+    for what, bound, measured, reached, of in verdicts_table(cases)[1]:
+        sign = {"yes": "✓", "no": "✗"}.get(reached, "?")
+        print(f"  {sign} {what}: {measured}, asked {bound}{'' if of == '–' else f'; {of}'}")
 
 
 def as_markdown(found: Mapping[str, Any], pictures: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from .document import CaseResult
 from .workers import Workers
 
 EFFORT = Effort(turns=9, turn_seconds=0.05, budget=20.0)
-QUICK = Effort(turns=3, turn_seconds=0.01, budget=2.0)
+QUICK = Effort(turns=3, turn_seconds=0.02, budget=1.0)
 
 
 def run(

@@ -59,13 +59,14 @@ class Worker:
         return 1 if self._calls else self._problem.batches
 
     def time(self) -> float:
-        """Run, and return the seconds of one step."""
+        """Run, after a few steps that nobody times, and return the seconds of one step."""
         if self._calls:
+            self._calls.run(1)
             started = perf_counter()
             self._calls.run(self._repeats)
         else:
-            problem = dataclasses.replace(self._problem, epochs=self._repeats)
-            train = self._program(problem, self._start)
+            self._program(self._problem.warm_up(), self._start)(None)
+            train = self._program(dataclasses.replace(self._problem, epochs=self._repeats), self._start)
             started = perf_counter()
             train(None)
         return (perf_counter() - started) / (self._repeats * self._steps())

@@ -89,9 +89,9 @@ def _write(folder: Path, found: dict[str, Any]) -> None:
     if path.exists() and document.same_machine(earlier := document.read(path), found):
         found = document.merged(earlier, found)
     if importlib.util.find_spec("matplotlib"):
-        from ..bench import plots
+        from ..bench.plots import draw
 
-        pictures = plots.draw(found, folder)
+        pictures = draw(found, folder)
     else:
         pictures = []
         print("no pictures were drawn: matplotlib is not installed (pip install 'twolayer[bench]')")
