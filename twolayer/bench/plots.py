@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from ..reporting.labels import EndLabel, label_ends
 from ..reporting.style import STYLE
 
 # Okabe and Ito's palette, as in the comparison.
@@ -137,10 +138,11 @@ def _threads_figure(found: Mapping[str, Any]) -> Figure | None:
     cases = [case for case in ("digits", "dense") if _rows(found, case)]
     if not cases:
         return None
-    figure = Figure(figsize=(4.6 * len(cases), 4.4), layout="constrained")
+    figure = Figure(figsize=(5.4 * len(cases), 4.4), layout="constrained")
     panels = figure.subplots(1, len(cases), squeeze=False, sharey=True)[0]
     for case, axes in zip(cases, panels, strict=True):
         rows = _rows(found, case)
+        labels: list[EndLabel] = []
         for name in dict.fromkeys(row["implementation"] for row in rows):
             here = sorted((row["threads"], row["us"]) for row in rows if row["implementation"] == name)
             style: dict[str, Any] = {
@@ -149,15 +151,14 @@ def _threads_figure(found: Mapping[str, Any]) -> Figure | None:
                 "markersize": 4,
             }
             axes.plot(*zip(*here, strict=True), color=COLORS[name], **style)
-            axes.annotate(name, here[-1], xytext=(7, 0), textcoords="offset points", va="center", color=COLORS[name])
+            labels.append(EndLabel(here[-1][1], name, COLORS[name]))
         limits = {row["threads"]: row["limit_us"] for row in rows if row["limit_us"]}
         axes.plot(sorted(limits), [limits[count] for count in sorted(limits)], **LIMIT)
-        axes.annotate(
-            "limit: peak", (max(limits), limits[max(limits)]), xytext=(7, 0), textcoords="offset points", va="center"
-        )
-        _logarithmic(axes, sorted(limits))
-        axes.set_xlim(0.93, 2.9)
+        if limits:
+            labels.append(EndLabel(limits[max(limits)], "limit: peak", "#444444"))
+        _logarithmic(axes, sorted({row["threads"] for row in rows}))
         axes.set_xlabel("threads")
-        axes.set_title({"digits": "MNIST's pixels", "dense": "Dense inputs"}[case] + ", 784-100-10, batch 64")
+        axes.set_title({"digits": "MNIST's pixels", "dense": "Dense inputs"}[case] + ", batch 64")
+        label_ends(axes, labels)
     panels[0].set_ylabel("µs per step")
     return figure
