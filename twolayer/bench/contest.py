@@ -14,7 +14,7 @@ from .implementations import IMPLEMENTATIONS
 from .limits import seconds_at_limit
 from .timing import Timing, take_turns
 from .verify import WrongResult, check, rounding, truth
-from .workers import WorkerFailed, Workers
+from .workers import WorkerFailed, WorkerProcess, Workers
 from .workloads import Workload
 
 Contender = tuple[str, int]  # an implementation's name, and its threads
@@ -85,25 +85,28 @@ class Contest:
         result.rows += rows.values()
         return list(rows.values())
 
-    def _verified(self, workload: Workload, problem: Problem, rows: dict[Contender, Row]) -> dict[Contender, Any]:
+    def _verified(
+        self, workload: Workload, problem: Problem, rows: dict[Contender, Row]
+    ) -> dict[Contender, WorkerProcess]:
         """The processes of those whose results are right, ready to be timed."""
         start = problem.starts[""]
         x, y = problem.x, problem.y
         used = dataclasses.replace(problem, x=x[: workload.rows], y=y[: workload.rows])
-        exact, slack = truth(used, start), rounding(problem, start)
-        ready: dict[Contender, Any] = {}
-        for contender, row in rows.items():
-            implementation, threads = IMPLEMENTATIONS[row.implementation], row.threads
-            ready[contender] = self.workers.get(*contender)
+        processes = {contender: self.workers.get(*contender) for contender in rows}
+        for (name, threads), process in processes.items():
             sent = dataclasses.replace(problem, x=x[:0], y=y[:0], threads=threads)
-            program = implementation.programs[workload.task]
+            program = IMPLEMENTATIONS[name].programs[workload.task]
+            process.tell_to_prepare(program, sent, x, y, workload.rows)
+        exact, slack = truth(used, start), rounding(problem, start)
+        ready: dict[Contender, WorkerProcess] = {}
+        for contender, process in processes.items():
             try:
-                ready[contender].give(x, y)
-                results = ready[contender].ask("prepare", program, sent, workload.rows)
-                check(results, exact, implementation.precision or workload.dtype, slack)
+                results = process.answer()
+                check(results, exact, IMPLEMENTATIONS[contender[0]].precision or workload.dtype, slack)
+                ready[contender] = process
             except (WorkerFailed, WrongResult) as error:
-                self._drop(contender, row, f"{'wrong' if isinstance(error, WrongResult) else 'failed'}: {error}")
-                del ready[contender]
+                kind = "wrong" if isinstance(error, WrongResult) else "failed"
+                self._drop(contender, rows[contender], f"{kind}: {error}")
         return ready
 
     def _drop(self, contender: Contender, row: Row, error: str) -> None:

@@ -36,8 +36,8 @@ Rows = Sequence[Mapping[str, Any]]
 def draw(found: Mapping[str, Any], folder: Path) -> list[str]:
     """Write the pictures that the run's cases allow into ``folder`` and return their names."""
     figures = {
-        "time_by_batch.png": _grid_figure(found, along="batch", of="hidden", fixed=(8, 100, 1024)),
-        "time_by_hidden.png": _grid_figure(found, along="hidden", of="batch", fixed=(1, 64, 4096)),
+        "time_by_batch.png": _grid_figure(found, along="batch", of="hidden", fixed=(8, 100, 512, 1024)),
+        "time_by_hidden.png": _grid_figure(found, along="hidden", of="batch", fixed=(1, 64, 256, 4096)),
         "time_by_width.png": _widths_figure(found),
         "time_by_threads.png": _threads_figure(found),
     }

@@ -64,7 +64,7 @@ def footnotes(case: Mapping[str, Any]) -> list[str]:
     errors = [row for row in case["rows"] if row["error"]]
     notes += [f"{row['implementation']}, {row['threads']} threads, {row['cell']}: {row['error']}" for row in errors]
     notes += [f"{name} is absent: {reason}." for name, reason in case["absent"].items()]
-    return [*notes, *case["notes"]]
+    return [*notes, *case["notes"], f"The case took {case['seconds']:.0f} s."]
 
 
 def limits_tables(limits: Mapping[str, Any]) -> list[Table]:

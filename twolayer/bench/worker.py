@@ -27,12 +27,14 @@ class Worker:
         self._data: tuple[Array, Array] | None = None
         self._repeats = 1
 
-    def data(self, x: Array, y: Array) -> None:
-        """Keep x (rows, in) and y for the problems to come."""
-        self._data = x, y
+    def prepare(
+        self, program: Program, problem: Problem, data: tuple[Array, Array] | None, rows: int
+    ) -> dict[str, Array]:
+        """Make the program ready on the first ``rows`` of the data, the last that were given where these are None.
 
-    def prepare(self, program: Program, problem: Problem, rows: int) -> dict[str, Array]:
-        """Make the program ready on the first ``rows`` of the data; return what it computes, to be verified."""
+        Returns what it computes, to be verified.
+        """
+        self._data = data or self._data
         assert self._data is not None
         x, y = self._data
         start = problem.starts[""]
@@ -49,10 +51,15 @@ class Worker:
     def calibrate(self, seconds: float, repeats: int | None) -> None:
         """Warm up, and choose how often to run so that one turn takes ``seconds`` or is of ``repeats``."""
         self._repeats = repeats or 1
-        self.time()
-        while repeats is None and (took := self.time() * self._repeats * self._steps()) < seconds:
+        took = self._turn_seconds()
+        if repeats or took > 3 * seconds:
+            return
+        while (took := self._turn_seconds()) < seconds:
             growth = math.ceil(1.1 * seconds / max(took, 1e-9))
             self._repeats *= min(growth, 100)
+
+    def _turn_seconds(self) -> float:
+        return self.time() * self._repeats * self._steps()
 
     def _steps(self) -> int:
         """Steps of one repeat: an epoch, or a call."""
@@ -65,7 +72,7 @@ class Worker:
             started = perf_counter()
             self._calls.run(self._repeats)
         else:
-            self._program(self._problem.warm_up(), self._start)(None)
+            self._program(dataclasses.replace(self._problem.warm_up(), epochs=1), self._start)(None)
             train = self._program(dataclasses.replace(self._problem, epochs=self._repeats), self._start)
             started = perf_counter()
             train(None)

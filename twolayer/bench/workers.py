@@ -10,8 +10,8 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from ..programs.problem import Array
-from .implementations import IMPLEMENTATIONS, Implementation
+from ..programs.problem import Array, Problem
+from .implementations import IMPLEMENTATIONS, Implementation, Program
 
 
 class WorkerFailed(Exception):
@@ -44,22 +44,32 @@ class WorkerProcess:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Have the worker do it and return what it gives; raises ``WorkerFailed``."""
-        assert self._process.stdin and self._process.stdout
-        try:
+        self.tell(method, *arguments)
+        return self.answer()
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Have the worker do it; it may be told more than one thing before its answers are read."""
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as its answer will tell
             pickle.dump((method, arguments), self._process.stdin, protocol=5)
             self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """What the worker gives for the first thing it was told that is not answered; raises ``WorkerFailed``."""
+        assert self._process.stdout
+        try:
             value, error = pickle.load(self._process.stdout)
-        except (EOFError, BrokenPipeError):
+        except EOFError:
             raise WorkerFailed(f"its process ended with status {self._process.wait()}") from None
         if error:
             raise WorkerFailed(error)
         return value
 
-    def give(self, x: Array, y: Array) -> None:
-        """Send the data, unless the worker has them."""
-        if self._data is not x:
-            self.ask("data", x, y)
-            self._data = x
+    def tell_to_prepare(self, program: Program, problem: Problem, x: Array, y: Array, rows: int) -> None:
+        """Have the worker make the program ready on ``rows`` of the data, which are sent unless it has them."""
+        data = None if self._data is x else (x, y)
+        self._data = x
+        self.tell("prepare", program, problem, data, rows)
 
     def close(self) -> None:
         """End the process."""

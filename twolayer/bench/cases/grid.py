@@ -12,24 +12,26 @@ from ..contest import Contest, compare_to
 from ..document import CaseResult
 from ..workloads import Workload
 
-BATCHES = (1, 10, 64, 256, 4096)
-WIDTHS = (8, 30, 100, 512, 1024)
+BATCHES, QUICK_BATCHES = (1, 10, 64, 256, 4096), (1, 64, 256)
+WIDTHS, QUICK_WIDTHS = (8, 30, 100, 512, 1024), (8, 100, 512)
 OUT = 10
 NUMBERS = 1 << 24  # inputs in all, at most
 LANES = 16  # a width is padded to so many
 
 
 def workload_of(inputs: int, hidden: int, out: int, batch: int) -> Workload:
-    """Enough batches that an epoch's own cost is small, unless they are large."""
-    rows = min(max(4096, 16 * batch), NUMBERS // inputs // batch * batch)
-    return Workload("fit", (inputs, hidden, out), batch, max(2, rows // batch), pool=min(NUMBERS // inputs, 1 << 16))
+    """So many batches that an epoch's own cost is small beside them."""
+    layers = inputs, hidden, out
+    few = 4 if Workload("fit", layers, batch).flops() > 1e8 else 16
+    rows = min(max(512, few * batch), NUMBERS // inputs // batch * batch)
+    return Workload("fit", layers, batch, rows // batch, pool=min(NUMBERS // inputs, 1 << 16))
 
 
 def of_inputs(inputs: int) -> Callable[[Contest, CaseResult, bool], None]:
     """The case of the grid's cells with so many inputs."""
 
     def run(contest: Contest, result: CaseResult, quick: bool) -> None:
-        batches, widths = (BATCHES[::2], WIDTHS[::2]) if quick else (BATCHES, WIDTHS)
+        batches, widths = (QUICK_BATCHES, QUICK_WIDTHS) if quick else (BATCHES, WIDTHS)
         speedups = _cells(contest, result, inputs, OUT, [(batch, hidden) for batch in batches for hidden in widths])
         _judge_least(result, "grid-least", speedups)
         mean = statistics.geometric_mean(speedups.values()) if speedups else None
