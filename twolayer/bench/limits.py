@@ -85,4 +85,5 @@ def seconds_at_limit(
     arithmetic = workload.flops(density) / (rate * 1e9)
     size = workload.weight_bytes()
     level = next((read for read in limits["reads"] if size <= read["holds"] * threads), limits["reads"][-1])
-    return float(max(arithmetic, size / (level["gigabytes"][str(threads)] * 1e9)))
+    traffic = size * workload.weight_passes()
+    return float(max(arithmetic, traffic / (level["gigabytes"][str(threads)] * 1e9)))

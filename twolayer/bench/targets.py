@@ -39,6 +39,8 @@ TARGETS = {
     "module-forward-least": Target("TwoLayerNet over nn.Sequential, forward, least", 1.0),
     "module-backward-mean": Target("TwoLayerNet over nn.Sequential, forward and backward, geometric mean", 1.8),
     "module-backward-least": Target("TwoLayerNet over nn.Sequential, forward and backward, least", 1.0),
+    "module-step-mean": Target("TwoLayerNet over nn.Sequential, a step of torch.optim, geometric mean", 1.0),
+    "module-step-least": Target("TwoLayerNet over nn.Sequential, a step of torch.optim, least", 1.0),
     "infer-1": Target("TwoLayerNet over nn.Sequential, inference, batch 1", 3),
     "infer-64-1-thread": Target("TwoLayerNet over nn.Sequential, inference, batch 64, one thread", 1.4),
     "infer-64-2-threads": Target("TwoLayerNet over nn.Sequential, inference, batch 64, two threads", 2),

@@ -72,12 +72,14 @@ class Workload:
         first, second = 2 * self.batch * inputs * hidden * density, 2 * self.batch * hidden * out
         return first + second if self.task in ("forward", "infer") else 2 * first + 3 * second
 
-    def weight_bytes(self) -> float:
-        """Bytes of weights that a step or call reads, and that it writes."""
+    def weight_bytes(self) -> int:
+        """Bytes of the two weights."""
         inputs, hidden, out = self.layers
-        size = 8 if self.dtype == "float64" else 4
-        passes = {"forward": 1, "infer": 1, "backward": 2}.get(self.task, 3)
-        return float(passes * size * hidden * (inputs + out))
+        return (8 if self.dtype == "float64" else 4) * hidden * (inputs + out)
+
+    def weight_passes(self) -> int:
+        """How often a step or call goes through the weights: forward; backward or the update's reading; its writing."""
+        return {"forward": 1, "infer": 1, "backward": 2}.get(self.task, 3)
 
 
 @functools.lru_cache(maxsize=2)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from ..bench.document import CaseResult
 
 CASE_NAMES = (
-    *("digits", "dense", "bfloat16", "regression", "tiny", "grid-8", "grid-64", "grid-784", "module", "inference"),
+    *("digits", "dense", "bfloat16", "regression", "tiny", "grid-8", "grid-64", "grid-784"),
+    *("module-forward", "module-backward", "module-step", "inference"),
     *("optimizers", "threads", "busy", "widths", "memory", "startup"),
 )
 
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:
         begin=lambda name, title: print(f"\n{name}: {title}", flush=True),
         done=done,
     )
-    report.print_verdicts(found)
+    if len(found["cases"]) > 1:
+        report.print_verdicts(found)
     if options.json:
         options.json.write_text(document.as_json(found), encoding="utf-8")
     if options.out:

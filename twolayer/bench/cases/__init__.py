@@ -30,9 +30,9 @@ CASES = {
         Case("grid-8", "fit over batch and hidden width, 8 inputs", grid.of_inputs(8)),
         Case("grid-64", "fit over batch and hidden width, 64 inputs", grid.of_inputs(64)),
         Case("grid-784", "fit over batch and hidden width, 784 inputs", grid.of_inputs(784)),
-        Case(
-            "module", "TwoLayerNet against nn.Sequential: forward, backward and a step of torch.optim", modules.module
-        ),
+        Case("module-forward", "TwoLayerNet against nn.Sequential: forward", modules.of_task("forward")),
+        Case("module-backward", "TwoLayerNet against nn.Sequential: forward and backward", modules.of_task("backward")),
+        Case("module-step", "TwoLayerNet against nn.Sequential: a step of torch.optim", modules.of_task("step")),
         Case("inference", "outputs under no_grad, 784-100-10 sigmoid", modules.inference),
         Case("optimizers", "fit by Adam and by momentum SGD against plain SGD", training.optimizers),
         Case("threads", "fit on one and on two threads, dense random inputs", training.threads),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Callable
 
 from ..contest import Contest, compare_to
 from ..document import CaseResult
@@ -24,31 +25,32 @@ SHAPES = (
     (1024, 1024, 4096, 1024),
     (4096, 1024, 4096, 1024),
 )
-TASKS = ("forward", "backward", "step")
+QUICK_SHAPES = SHAPES[:-2:2]
 
 
-def module(contest: Contest, result: CaseResult, quick: bool) -> None:
-    """The drop-in module under autograd and torch.optim; it runs on all threads, its peer at its best number."""
-    effort, contest.effort = contest.effort, dataclasses.replace(contest.effort, turns=5, turn_seconds=0.01, budget=2.0)
-    for task in TASKS:
+def of_task(task: str) -> Callable[[Contest, CaseResult, bool], None]:
+    """The case of a task, under autograd; the module runs on all threads, its peer at its best number."""
+
+    def run(contest: Contest, result: CaseResult, quick: bool) -> None:
+        short = dataclasses.replace(contest.effort, turns=5, turn_seconds=0.01, budget=2.0)
+        effort, contest.effort = contest.effort, short
         speedups = {}
-        for batch, *layers in SHAPES[:-2:2] if quick else SHAPES:
+        for batch, *layers in QUICK_SHAPES if quick else SHAPES:
             inputs, hidden, out = layers
-            workload = Workload(task, (inputs, hidden, out), batch)
             contenders = contest.contenders(result, "TwoLayerNet", threads=[max(contest.thread_counts)])
             contenders += contest.contenders(result, "nn.Sequential")
             shape = f"{batch} × {inputs}-{hidden}-{out}"
-            rows = contest.run(result, workload, contenders, cell={"task": task, "shape": shape})
+            rows = contest.run(result, Workload(task, (inputs, hidden, out), batch), contenders, cell={"shape": shape})
             compare_to(rows, "nn.Sequential")
             if speedup := rows[0].speedup:
                 speedups[shape] = speedup
-        if task == "step":
-            continue  # the optimiser's part is the same in both
+        contest.effort = effort
         least = min(speedups, key=lambda shape: speedups[shape], default=None)
         mean = statistics.geometric_mean(speedups.values()) if speedups else None
         result.judge(f"module-{task}-mean", mean, f"{len(speedups)} shapes")
         result.judge(f"module-{task}-least", speedups[least] if least else None, least or "not measured")
-    contest.effort = effort
+
+    return run
 
 
 def inference(contest: Contest, result: CaseResult, quick: bool) -> None:
