@@ -28,7 +28,7 @@ def add_command(commands: Any) -> None:
     )
     add = parser.add_argument
     add("cases", nargs="*", type=_case, metavar="CASE", help=f"default: all of {', '.join(CASE_NAMES)}")
-    add("--quick", action="store_true", help="fewer turns and cells: about a minute")
+    add("--quick", action="store_true", help="fewer turns and cells: a minute and a half")
     add("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     add(
         "--out",
