@@ -13,8 +13,8 @@ from .contest import Contest, Effort
 from .document import CaseResult
 from .workers import Workers
 
-EFFORT = Effort(turns=9, turn_seconds=0.05, budget=20.0)
-QUICK = Effort(turns=3, turn_seconds=0.02, budget=1.0)
+EFFORT = Effort(turns=9, turn_seconds=0.2, budget=20.0)
+QUICK = Effort(turns=3, turn_seconds=0.1, budget=1.0)
 
 
 def run(
