@@ -7,13 +7,16 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
 SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py)
 
-.PHONY: demo test build lint format sanitize clean
+.PHONY: demo test bench build lint format sanitize clean
 
 demo: $(VENV)/.demo build  ## the comparison on real data; ARGS="--quick" and the like are passed on
 	$(BIN)/twolayer compare $(ARGS)
 
 test: $(VENV)/.test build  ## the tests; ARGS="-m 'not slow'" and the like are passed on
 	$(BIN)/pytest $(ARGS)
+
+bench: $(VENV)/.bench build  ## the benchmark; ARGS="--quick" or names of cases
+	$(BIN)/twolayer bench --out benchmarks/results $(ARGS)
 
 build: $(VENV)/.build  ## compile what changed, in place
 	$(BIN)/python setup.py --quiet build_ext --inplace
@@ -51,6 +54,6 @@ $(VENV)/.build: pyproject.toml constraints.txt
 	@touch $@
 
 # After the build, so that a missing compiler is told before PyTorch is downloaded.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.build | build
+$(VENV)/.demo $(VENV)/.bench $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.build | build
 	$(INSTALL) --no-build-isolation --editable '.[$*]'
 	@touch $@

@@ -25,7 +25,8 @@ from twolayer.cli import measure, methods, own_data, plots, problems, report, to
 from twolayer.cli.progress import BarProgress, LineProgress
 from twolayer.data import MNIST
 from twolayer.reference import numpy as numpy_reference
-from twolayer.reference.tutorial import Run
+from twolayer.reference.run import Run
+from twolayer.reporting import labels
 
 ROW_KEYS = {
     "name",
@@ -707,8 +708,8 @@ def test_too_few_images_are_refused() -> None:
 
 
 def test_labels_that_would_overlap_are_moved_apart() -> None:
-    heights = plots._apart([0.0, 0.5, 0.5, 0.5, 0.8, 1.0, 1.0])
-    assert np.diff(heights).min() >= plots.LABEL_GAP - 1e-12
+    heights = labels._apart([0.0, 0.5, 0.5, 0.5, 0.8, 1.0, 1.0])
+    assert np.diff(heights).min() >= labels.LABEL_GAP - 1e-12
     assert heights[0] >= 0.0
     assert heights[-1] <= 1.0
     assert heights[2] == pytest.approx(0.5)

@@ -4,6 +4,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/engine.h"
+#include "bindings/limits.h"
 #include "bindings/plain.h"
 #include "bindings/tensor_view.h"
 #include "cpu/dispatch.h"
@@ -169,4 +170,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("compiler", [] { return TWOLAYER_COMPILER; });
   bind_plain(m);
   bind_engine(m);
+  bind_limits(m);
 }

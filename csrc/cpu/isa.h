@@ -40,6 +40,13 @@ struct TrainKernels {
   bool (*take_weights)(const TrainParams<T>&);
 };
 
+// Loops that measure the processor (kernels/limits.h).
+struct LimitKernels {
+  int64_t (*multiply_adds_f32)(int64_t rounds, float* result);
+  int64_t (*multiply_adds_f64)(int64_t rounds, double* result);
+  int64_t (*read)(int64_t n, const float* from, float* result);
+};
+
 struct Isa {
   const char* name;
   bool (*supported)();  // by this processor and operating system
@@ -48,6 +55,7 @@ struct Isa {
   NetKernels<bfloat16> bf16;
   TrainKernels<float> train_f32;
   TrainKernels<double> train_f64;
+  LimitKernels limits;
   const PairKernels* pairs = nullptr;  // where the processor multiplies bfloat16
 };
 
@@ -63,12 +71,13 @@ inline Isa with_pairs(const Isa& base, const char* name, bool (*supported)(), co
 #define TWOLAYER_ISA(isa, supported)                                                                   \
   twolayer::cpu::Isa {                                                                                 \
     #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double), TWOLAYER_NET(isa, bfloat16), \
-        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double), nullptr                               \
+        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double), TWOLAYER_LIMITS(isa), nullptr         \
   }
 #define TWOLAYER_NET(isa, T) {isa::forward<T>, isa::backward<T>, isa::activate_all<T>, isa::derive_all<T>}
 #define TWOLAYER_TRAIN(isa, T)                                                                  \
   {isa::train_gather<T>,   isa::train_scan<T>,   isa::train_forward<T>,     isa::train_loss<T>, \
    isa::train_backward<T>, isa::train_update<T>, isa::train_take_weights<T>}
+#define TWOLAYER_LIMITS(isa) {isa::limit_multiply_adds<float>, isa::limit_multiply_adds<double>, isa::limit_read}
 
 template <class T>
 const NetKernels<T>& net_kernels(const Isa& isa) {

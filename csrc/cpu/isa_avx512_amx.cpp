@@ -90,6 +90,21 @@ static void multiply(const PairProduct& p) {
   _tile_release();
 }
 
+static int64_t multiply_adds(int64_t rounds, float* result) {
+  configure(kTileRows, kTileRows);
+  for (int64_t round = 0; round < rounds; ++round) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  alignas(64) float sums[kTileRows * kPanel];
+  _tile_stored(0, sums, kRowBytes);
+  _tile_release();
+  *result = sums[0];
+  return rounds * 4 * kTileRows * kPanel * 2 * kPairStep;
+}
+
 }  // namespace twolayer::cpu::avx512_amx
 
 #ifdef __clang__
@@ -113,7 +128,8 @@ bool has_amx() {
 }  // namespace
 
 const Isa* isa_avx512_amx() {
-  static const PairKernels pairs{avx512_amx::multiply, avx512_amx::pack_rows, avx512_amx::pack_panel};
+  static const PairKernels pairs{avx512_amx::multiply, avx512_amx::pack_rows, avx512_amx::pack_panel,
+                                 avx512_amx::multiply_adds};
   static const Isa isa = with_pairs(*isa_avx512(), "avx512_amx", has_amx, &pairs);
   return &isa;
 }

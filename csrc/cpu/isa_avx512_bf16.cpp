@@ -49,6 +49,19 @@ static void multiply(const PairProduct& p) {
   for (; panel < p.panels; ++panel) column<1>(p, panel);
 }
 
+static int64_t multiply_adds(int64_t rounds, float* result) {
+  constexpr int kChains = 12;
+  const __m512bh a = (__m512bh)_mm512_set1_epi32(0x3f003f00), b = (__m512bh)_mm512_set1_epi32(0x3f803f80);  // ½ and 1
+  __m512 chain[kChains];
+  for (int i = 0; i < kChains; ++i) chain[i] = _mm512_set1_ps(*result + static_cast<float>(i));
+  for (int64_t round = 0; round < rounds; ++round)
+    for (int i = 0; i < kChains; ++i) chain[i] = _mm512_dpbf16_ps(chain[i], a, b);
+  __m512 total = _mm512_setzero_ps();
+  for (int i = 0; i < kChains; ++i) total = _mm512_add_ps(total, chain[i]);
+  *result = _mm512_cvtss_f32(total);
+  return rounds * kChains * 32;
+}
+
 }  // namespace twolayer::cpu::avx512_bf16
 
 #ifdef __clang__
@@ -64,7 +77,8 @@ bool cpu_has_avx512_bf16() {
 }
 
 const Isa* isa_avx512_bf16() {
-  static const PairKernels pairs{avx512_bf16::multiply, avx512_bf16::pack_rows, avx512_bf16::pack_panel};
+  static const PairKernels pairs{avx512_bf16::multiply, avx512_bf16::pack_rows, avx512_bf16::pack_panel,
+                                 avx512_bf16::multiply_adds};
   static const Isa isa = with_pairs(*isa_avx512(), "avx512_bf16", cpu_has_avx512_bf16, &pairs);
   return &isa;
 }

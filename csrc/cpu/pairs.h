@@ -31,6 +31,8 @@ struct PairKernels {
                     uint32_t* transposed);
   // `count` pairs along the rows of a panel (rows, kPanel), zeros beyond them.
   void (*pack_panel)(const float* panel, int64_t rows, int64_t count, uint32_t* pairs);
+  // Rounds of multiply-adds on registers alone; returns how many were done (see LimitKernels).
+  int64_t (*multiply_adds)(int64_t rounds, float* result);
 };
 
 }  // namespace twolayer::cpu

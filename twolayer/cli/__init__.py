@@ -1,4 +1,4 @@
-"""The command line: ``twolayer compare`` and ``twolayer info``.
+"""The command line: ``twolayer compare``, ``twolayer bench`` and ``twolayer info``.
 
 Exit codes: 0, all went well; 1, native training failed; 2, an option was wrong; 130, interrupted.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import compare, info
+from . import bench, compare, info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,5 +29,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"twolayer {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     compare.add_command(commands)
+    bench.add_command(commands)
     info.add_command(commands)
     return parser

@@ -18,8 +18,8 @@ from .own_data import SUFFIXES
 
 if TYPE_CHECKING:
     from ..data import MNIST
+    from ..programs.problem import Problem
     from .measure import TaskResult
-    from .problems import Problem
 
 EXTRA = "pip install 'twolayer[demo]'"
 TASKS = ("all", "regression", "classification")
@@ -104,6 +104,7 @@ def run(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:
 
     ``fail`` is called with one line when data, threads or the output folder are not usable.
     """
+    from ..reporting.tables import machine_line
     from . import report
     from .measure import run_task
     from .methods import table_for
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:
         problems = _problems(options, machine["threads"])
     except (OSError, ValueError, ImportError) as error:
         fail(str(error))
-    print(report.machine_line(machine))
+    print(machine_line(machine))
     results = []
     with _threads(machine["threads"]):
         for problem in problems:

@@ -11,10 +11,10 @@ from time import perf_counter
 
 import numpy as np
 
+from ..programs.problem import Problem, TimedRun, Train
 from ..reference import numpy as numpy_reference
-from ..reference.tutorial import OnEpoch, Run
-from .methods import Course, Method, MethodTable, TimedRun, Train
-from .problems import Problem
+from ..reference.run import OnEpoch, Run
+from .methods import Course, Method, MethodTable
 from .progress import Progress
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ..reporting.labels import EndLabel, label_ends
+from ..reporting.style import STYLE
 from .measure import TaskResult, deviation
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and Tol's muted one.
@@ -32,24 +33,6 @@ COLORS = {
     "torch.optim.Adam": "#117733",
     "twolayer.fit Adam": "#AA4499",
 }
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "savefig.dpi": 160,
-}
-LABEL_GAP = 0.062  # of the axes' height, from one label's middle to the next
-
-
-class EndLabel(NamedTuple):
-    """A curve's name, to be written at its last point."""
-
-    y: float
-    text: str
-    color: str
 
 
 def draw(results: Sequence[TaskResult], folder: Path) -> list[str]:
@@ -88,7 +71,7 @@ def _draw_losses(axes: Axes, result: TaskResult) -> None:
     for course in dict.fromkeys(result.table.named(name).course for name in result.losses):
         ends = {name: losses[-1] for name, losses in result.losses.items() if result.table.named(name).course == course}
         labels += [_group_label(names, ends[names[0]]) for names in _groups(ends)]
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
 
 
 def _groups(ends: Mapping[str, float]) -> list[list[str]]:
@@ -127,48 +110,11 @@ def _draw_deviations(axes: Axes, result: TaskResult) -> None:
     axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
     quantity = "√loss" if result.problem.loss == "mse_sum" else "loss"
     axes.set_title(f"Largest deviation of {quantity} so far from float64")
-    _label_ends(axes, labels)
+    label_ends(axes, labels)
 
 
 def _epochs(curve: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.arange(1, len(curve) + 1)
-
-
-def _label_ends(axes: Axes, labels: Sequence[EndLabel]) -> None:
-    """Write the labels right of the axes, at their curves' ends but for what keeps them apart."""
-    axes.set_ylim(axes.get_ylim())
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    labels = sorted(labels, key=lambda label: label.y)
-    ends = [float(to_fraction.transform((1, label.y))[1]) for label in labels]
-    for end, height, label in zip(ends, _apart(ends), labels, strict=True):
-        axes.annotate(
-            label.text,
-            xy=(1.0, end),
-            xytext=(1.06, height),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=label.color,
-            verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": label.color, "linewidth": 0.8, "relpos": (0, 0.5), "shrinkB": 0},
-        )
-
-
-def _apart(heights: Sequence[float]) -> list[float]:
-    """The ascending ``heights`` moved to be ``LABEL_GAP`` apart: those too close form a stack around their mean."""
-    stacks: list[list[float]] = []
-    for height in heights:
-        stacks.append([height])
-        while len(stacks) > 1 and _span(stacks[-2])[1] > _span(stacks[-1])[0]:
-            top = stacks.pop()
-            stacks[-1] += top
-    return [_span(stack)[0] + (place + 0.5) * LABEL_GAP for stack in stacks for place in range(len(stack))]
-
-
-def _span(stack: Sequence[float]) -> tuple[float, float]:
-    """Bottom and top of a stack of labels, kept within the axes."""
-    height = len(stack) * LABEL_GAP
-    bottom = min(max(float(np.mean(stack)) - height / 2, 0.0), 1.0 - height)
-    return bottom, bottom + height
 
 
 def _speed_figure(results: Sequence[TaskResult]) -> Figure:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import MNIST
+from ..programs.problem import BATCH_SIZE, Problem, Weights
 from ..reference import tutorial
 from .own_data import OwnData, Rows
 
 Array = NDArray[Any]
 
-BATCH_SIZE = 64
 CLASSIFICATION_EPOCHS = 30
 REGRESSION_STEPS = 500
 QUICK_EPOCHS = 3
@@ -29,78 +28,6 @@ QUICK_ROWS = 200 * BATCH_SIZE
 QUICK_NOTE = (
     "A quick run: fewer repeats, data and epochs, and no torch.compile, as compiling takes longer than the run."
 )
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Initial weights in nn.Linear's layout, float32."""
-
-    w1: Array  # (hidden, in)
-    b1: Array | None  # (hidden,)
-    w2: Array  # (out, hidden)
-    b2: Array | None  # (out,)
-
-    def arrays(self) -> dict[str, Array]:
-        """Those that there are, by name, in order."""
-        return {name: array for name, array in vars(self).items() if array is not None}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One training task. An epoch takes the batches in order and drops a last short one."""
-
-    task: str
-    data: str  # in words
-    x: Array  # (n, in) float32
-    y: Array  # (n,) int64 labels or (n, out) float32 targets
-    test: tuple[Array, Array] | None  # x and labels, where accuracy means something
-    starts: Mapping[str, Weights]
-    activation: str
-    loss: str
-    lr: float
-    epochs: int
-    threads: int
-    rounds: int  # each program runs this often, and its median time counts
-    notes: tuple[str, ...] = ()
-    batch_size: int = BATCH_SIZE
-    optimizer: str = "sgd"
-
-    @property
-    def title(self) -> str:
-        return self.task[0].upper() + self.task[1:]
-
-    @property
-    def batches(self) -> int:
-        return len(self.x) // self.batch_size
-
-    @property
-    def steps(self) -> int:
-        return self.epochs * self.batches
-
-    @property
-    def layers(self) -> tuple[int, int, int]:
-        """The sizes of input, hidden layer and output."""
-        weights = next(iter(self.starts.values()))
-        out, hidden = weights.w2.shape
-        return weights.w1.shape[1], hidden, out
-
-    def batch_rows(self) -> Iterator[slice]:
-        """The rows of each batch of an epoch."""
-        for start in range(0, self.batches * self.batch_size, self.batch_size):
-            yield slice(start, start + self.batch_size)
-
-    @property
-    def summary(self) -> str:
-        sizes = "-".join(map(str, self.layers))
-        length = f"{self.steps:,} steps" if self.batches == 1 else f"{self.epochs} epochs × {self.batches} steps"
-        optimizer = {"sgd": "SGD", "adam": "Adam"}[self.optimizer]
-        update = f"{optimizer} with lr {self.lr:g}"
-        return f"{sizes}, {self.activation}, {self.loss}, {update}, batches of {self.batch_size}, {length}"
-
-    def warm_up(self) -> Problem:
-        """The same task cut to two batches and two epochs, to load and compile whatever a program needs."""
-        rows = 2 * self.batch_size
-        return dataclasses.replace(self, x=self.x[:rows], y=self.y[:rows], epochs=2)
 
 
 def regression(*, seed: int, steps: int | None, activation: str, threads: int, quick: bool) -> Problem:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..reporting.tables import machine_line, markdown_table, print_table
 from .measure import Row, TaskResult
 
 Format = Callable[[float], str]
@@ -53,58 +52,18 @@ def print_result(result: TaskResult) -> None:
     """Print a task's table, with rich when it is installed."""
     headings, rows = _cells(result)
     print()
-    if importlib.util.find_spec("rich"):
-        _print_rich_table(headings, rows, result.table.native)
-    else:
-        print("\n".join(_aligned([headings, *rows])))
+    print_table(headings, rows, bold=(result.table.native,))
     print("\n".join(f"  {note}" for note in _footnotes(result)), flush=True)
-
-
-def _print_rich_table(headings: Sequence[str], rows: Sequence[Sequence[str]], native: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # then 80 columns are enough
-    for heading in headings:
-        table.add_column(heading.replace(" ", "\n"), justify="left" if heading == "program" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row), style="bold" if row[0] == native else None)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    ]
-
-
-def machine_line(machine: Mapping[str, Any]) -> str:
-    """The machine in one line."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
-    isa = machine["isa"] or "none"
-    return f"{machine['cpu']}, {machine['system']}, threads: {machine['threads']}, isa: {isa}; {versions}"
 
 
 def as_markdown(machine: Mapping[str, Any], results: Sequence[TaskResult], pictures: Sequence[str]) -> str:
     """The whole comparison as a Markdown page; ``pictures`` are file names beside it."""
     parts = ["# The same two-layer net, trained in many ways", machine_line(machine)]
     for result in results:
-        parts += [f"## {_title(result)}", f"Data: {result.problem.data}.", _markdown_table(*_cells(result))]
+        parts += [f"## {_title(result)}", f"Data: {result.problem.data}.", markdown_table(*_cells(result))]
         parts.append("\n".join(f"- {note}" for note in _footnotes(result)))
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = [":--", *["--:"] * (len(headings) - 1)]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (headings, rule, *rows)
-    )
 
 
 def as_json(machine: Mapping[str, Any], results: Sequence[TaskResult]) -> str:

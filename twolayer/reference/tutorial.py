@@ -14,7 +14,6 @@ Every program takes NumPy arrays, leaves them unchanged, computes in their dtype
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,25 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .run import OnEpoch, Run
+
 Array = NDArray[Any]
-OnEpoch = Callable[[int, float], object]  # called after each epoch with its number, from 0, and its loss
 
 # The final losses that the tutorial printed. The regression's depends on the draw: 3e-7 to 1.4e-4 have been seen.
 PRINTED = {"regression": 1.88e-5, "parameters": 5.3542, "linear": 0.8863, "optim": 0.8116}
-
-
-class Run(NamedTuple):
-    """A program's loss curve and final weights, w1 (hidden, in) and w2 (out, hidden) as nn.Linear holds them.
-
-    ``losses`` has one entry per epoch, taken before the update: of the whole batch in the regression, of the epoch's
-    last batch in the classification. The biases are None in the regression, which has none.
-    """
-
-    losses: list[float]
-    w1: Array
-    b1: Array | None
-    w2: Array
-    b2: Array | None
 
 
 class RegressionData(NamedTuple):

@@ -14,3 +14,4 @@
 #include "cpu/kernels/gather.h"
 #include "cpu/kernels/sparse.h"
 #include "cpu/kernels/train.h"
+#include "cpu/kernels/limits.h"
