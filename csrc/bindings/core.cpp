@@ -4,6 +4,7 @@
 
 #include "bindings/checks.h"
 #include "bindings/engine.h"
+#include "bindings/predictor.h"
 #include "bindings/tensor_view.h"
 #include "cpu/dispatch.h"
 
@@ -132,4 +133,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("optimizers", [] { return as_list(cpu::optimizer_names()); });
   m.def("compiler", [] { return TWOLAYER_COMPILER; });
   bind_engine(m);
+  bind_predictor(m);
 }

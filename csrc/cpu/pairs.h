@@ -1,5 +1,5 @@
-// Products of bfloat16 numbers in pairs, as processors multiply them: two neighbours along the summed dimension share 32
-// bits, the earlier in the lower half.
+// Products of bfloat16 numbers in pairs, as processors multiply them: two neighbours along the summed dimension share
+// 32 bits, the earlier in the lower half.
 #pragma once
 #include <cstdint>
 
