@@ -45,12 +45,15 @@ struct Rows {
     const auto array = py::reinterpret_borrow<py::array>(x);
     constexpr auto size = static_cast<py::ssize_t>(sizeof(T));
     const py::ssize_t ndim = array.ndim();
-    if (ndim < 1 || ndim > 2 || array.shape(ndim - 1) != in || (in > 1 && array.strides(ndim - 1) != size)) return;
+    if (ndim < 1 || ndim > 2 || array.shape(ndim - 1) != in) return;
     is_one = ndim == 1;
-    const py::ssize_t bytes = is_one ? 0 : array.strides(0);
-    if (!is_one) count = array.shape(0), stride = bytes / size;
+    if (!is_one) count = array.shape(0);
     data = static_cast<const T*>(array.data());
-    readable = reinterpret_cast<uintptr_t>(data) % size == 0 && bytes % size == 0;
+    const py::ssize_t bytes = is_one ? 0 : array.strides(0);
+    stride = bytes / size;
+    const bool contiguous = in <= 1 || array.strides(ndim - 1) == size;
+    const bool aligned = reinterpret_cast<uintptr_t>(data) % size == 0 && bytes % size == 0;
+    readable = count == 0 || in == 0 || (contiguous && aligned);
   }
 
   bool overlaps(const T* y, int64_t numbers, int64_t in) const {
