@@ -178,7 +178,7 @@ def test_saturated_units_are_predicted_without_subnormal_numbers():
 def test_takes_any_layout(make, dtype):
     net = small(dtype=dtype)
     given = make(X.astype(dtype))
-    plain = np.array(given, dtype, order="C")
+    plain = np.asarray(given).astype(dtype, order="C")
     y = net.predictor()(given)
     assert type(y) is np.ndarray
     assert y.dtype == dtype
