@@ -65,6 +65,30 @@ struct DerivativeParams {
   int threads;
 };
 
+// Hidden units, or outputs, that packed weights keep side by side: a cache line of float32. "Panels of (n)" of N of
+// them is an array (⌈N / kPanel⌉, n, kPanel), what is beyond N being zero.
+constexpr int64_t kPanel = 16;
+
+// y = act(x W1ᵀ + b1) W2ᵀ + b2 for a few rows, at weights that were packed beforehand (cpu/predictor.h). H and O are
+// hidden and out padded to kPanel.
+template <class T>
+struct PredictParams {
+  static constexpr int64_t kRows = 64;  // at most
+  static constexpr int64_t kUnits =
+      8 * kPanel;  // hidden units at a time: what they hold stays in cache until it is used
+  int64_t in, hidden, out;
+  const T* w1;  // panels of (in), of hidden units
+  const T* b1;  // (H), zero where the net has none
+  const T* w2;  // panels of (hidden), of outputs
+  const T* b2;  // (O), zero where the net has none
+  int activation;
+
+  int64_t rows;
+  const T* x;        // (rows, in)
+  int64_t x_stride;  // numbers from one row of x to the next
+  T* y;              // (rows, out)
+};
+
 struct OptimizerOptions {
   double lr = 0, momentum = 0, dampening = 0, weight_decay = 0;
   double beta1 = 0, beta2 = 0, eps = 0, alpha = 0, lr_decay = 0, initial_accumulator = 0;
@@ -112,14 +136,10 @@ struct GatherOptions {
   double scale = 1, shift = 0;                // of uint8 rows
 };
 
-// Hidden units that the training engine keeps side by side: a cache line of float32.
-constexpr int64_t kPanel = 16;
-
 // One training step, as the engine lays it out. Hidden units stand in panels of kPanel: w1 is, panel after panel, its
 // transpose (in, kPanel), so that a thread that owns some panels reads and writes memory no other thread is near. H and
-// O are hidden and out padded to kPanel; "panels of (n)" is an array (H / kPanel, n, kPanel). A block is a run of
-// panels whose contributions to the outputs are summed first; the blocks' partial outputs are then added in order, so
-// no bit depends on the thread count.
+// O are hidden and out padded to kPanel. A block is a run of panels whose contributions to the outputs are summed
+// first; the blocks' partial outputs are then added in order, so no bit depends on the thread count.
 template <class T>
 struct TrainParams {
   int64_t in, hidden, out, padded_hidden, padded_out;

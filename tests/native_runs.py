@@ -82,6 +82,37 @@ def run_backward(
     return {f"grad_{name}": gradient for name, gradient in gradients.items() if gradient is not None}
 
 
+def predict(case: Case, *, rows: slice = slice(None), threads: int = 1, allocate: Allocate | None = None) -> Array:
+    """The outputs of a native predictor, its weights, inputs and outputs from ``allocate`` where that is given."""
+
+    def placed(tensor: Tensor | None) -> Array | None:
+        if tensor is None or allocate is None:
+            return None if tensor is None else tensor.numpy()
+        return allocate(tuple(tensor.shape), tensor.dtype).copy_(tensor).numpy()
+
+    given = problem(case)
+    x, *weights = (placed(t) for t in (given.x[rows], *given[1:5]))
+    predictor = {torch.float32: _core.PredictorFloat32, torch.float64: _core.PredictorFloat64}[case.dtype]
+    run = predictor(*weights, ACTIVATIONS[case.activation].id, threads)
+    y = poisoned((len(given.x[rows]), len(given.w2)), case.dtype, allocate or torch.empty).numpy()
+    assert run(x, y) is y
+    return y
+
+
+def predict_guarded(case: Case) -> Array:
+    """``predict`` at the start and at the end of guarded memory, and each row alone: all to the same bits."""
+    runs = []
+    for placement in ("start", "end"):
+        memory = GuardedMemory(placement)
+        runs.append(predict(case, threads=2, allocate=memory.empty))
+        for row in range(min(case.shape.batch, 10)):
+            alone = predict(case, rows=slice(row, row + 1), allocate=memory.empty)
+            assert np.array_equal(alone[0], runs[-1][row], equal_nan=True), f"{case}: row {row} alone differs"
+        memory.check()
+    assert np.array_equal(*runs), f"{case}: alignment changed a prediction"
+    return runs[0]
+
+
 def run_kernels(case: Case, seed: int = 0, *, threads: int = 1) -> dict[str, Tensor]:
     """All results of both passes, by the names of ``cases.ground_truth``."""
     given = problem(case, seed)
@@ -232,6 +263,8 @@ def _all_results() -> Iterator[tuple[str, Array]]:
     for case in CASES:
         for name, tensor in run_kernels_guarded(case).items():
             yield f"{case}: {name}", (tensor.float() if case.dtype == torch.bfloat16 else tensor).numpy()
+        if case.dtype != torch.bfloat16:
+            yield f"{case}: predicted", predict_guarded(case)
     for training in TRAININGS:
         trained, skipping = (train_guarded(training, skip_zeros=choice) for choice in ("never", "always"))
         np.testing.assert_array_equal(skipping.step_loss, trained.step_loss, err_msg=f"{training} skipping zeros")

@@ -12,7 +12,6 @@ import os
 import platform
 import sys
 import warnings
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -103,6 +102,8 @@ def info() -> dict[str, Any]:
 
 
 def _installed_version(package: str) -> str | None:
+    from importlib import metadata  # not above: it takes longer to import than all of twolayer
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from .functional import two_layer
+from .predictor import Predictor, Weights
 from .registry import ACTIVATIONS, Activation, lookup
 
 logger = logging.getLogger(__name__)
@@ -203,6 +204,24 @@ class TwoLayerNet(FusedSequential):
         sequential = nn.Sequential(*self)
         sequential.training = self.training
         return sequential
+
+    def predictor(self, threads: int | None = None) -> Predictor:
+        """Return the net made ready to predict: NumPy array in, NumPy array out, far faster than a call for few rows.
+
+        ``threads`` is how many to use at most, by default ``TWOLAYER_NUM_THREADS`` or all cores. See
+        :class:`twolayer.predictor.Predictor`; its ``refresh()`` takes over what training has changed. It runs on the
+        CPU, wherever the net is. Raises ``ValueError`` for a net with hooks or parametrizations.
+        """
+        return Predictor(self._weights, threads)
+
+    def _weights(self) -> Weights:
+        w1, b1, w2, b2, activation = parameters_of(self)
+        tensors = [t for t in (w1, b1, w2, b2) if t is not None]
+        if not all(t.is_floating_point() for t in tensors):
+            raise ValueError(f"net's parameters must be floating-point; got {', '.join(str(t.dtype) for t in tensors)}")
+        dtype = torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
+        arrays = [None if t is None else t.detach().to("cpu", dtype).contiguous().numpy() for t in (w1, b1, w2, b2)]
+        return Weights(*arrays, activation)  # type: ignore[arg-type, call-arg]
 
     def __getitem__(self, index: int | slice) -> Any:
         """Return a module, or for a slice a Sequential of modules."""

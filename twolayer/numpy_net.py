@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from . import _native
+from .predictor import Predictor, Weights
 from .reference import numpy as reference
 from .registry import ACTIVATIONS, lookup
 from .training.checks import boolean, integer
+from .training.parameters import check_shapes
 
 Array = NDArray[Any]
 
@@ -74,6 +76,27 @@ class NumpyNet:
         activation = ACTIVATIONS[self.activation].id
         core.forward(x, self.w1, self.b1, self.w2, self.b2, None, y, activation, _native.num_threads())
         return y
+
+    def predictor(self, threads: int | None = None) -> Predictor:
+        """Return the net made ready to predict: NumPy array in, NumPy array out, far faster than a call for few rows.
+
+        ``threads`` is how many to use at most, by default ``TWOLAYER_NUM_THREADS`` or all cores. See
+        :class:`twolayer.predictor.Predictor`; its ``refresh()`` takes over what training has changed.
+        """
+        return Predictor(self._weights, threads)
+
+    def _weights(self) -> Weights:
+        arrays = self.parameters()
+        check_shapes(arrays)
+        kinds = {name: array.dtype.name for name, array in arrays.items()}
+        if not set(kinds.values()) <= {"float32", "float64"}:
+            raise ValueError(f"net's parameters must be float32 or float64; got {kinds}")
+        dtype = np.result_type(*arrays.values())
+        w1, b1, w2, b2 = (
+            None if array is None else np.ascontiguousarray(array, dtype)
+            for array in (self.w1, self.b1, self.w2, self.b2)
+        )
+        return Weights(w1, b1, w2, b2, self.activation)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         (hidden, inputs), outputs = self.w1.shape, len(self.w2)

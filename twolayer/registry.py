@@ -8,7 +8,6 @@ needed.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +139,8 @@ def lookup(table: Mapping[str, Row], name: object, argument: str) -> Row:
         raise TypeError(f"{argument} must be a string, one of {', '.join(table)}; got {type(name).__name__}")
     row = table.get(name)
     if row is None:
+        import difflib  # not above, where every import would pay for it
+
         near = difflib.get_close_matches(name, table, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"{argument} must be one of {', '.join(table)}; got {name!r}{hint}")

@@ -6,6 +6,7 @@
 #include "bindings/engine.h"
 #include "bindings/limits.h"
 #include "bindings/plain.h"
+#include "bindings/predictor.h"
 #include "bindings/tensor_view.h"
 #include "cpu/dispatch.h"
 #include "cpu/threads.h"
@@ -171,4 +172,5 @@ PYBIND11_MODULE(_core, m) {
   bind_plain(m);
   bind_engine(m);
   bind_limits(m);
+  bind_predictor(m);
 }

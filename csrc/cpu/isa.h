@@ -47,6 +47,13 @@ struct LimitKernels {
   int64_t (*read)(int64_t n, const float* from, float* result);
 };
 
+template <class T>
+struct PredictKernels {
+  void (*predict)(const PredictParams<T>&);
+  void (*hidden)(const PredictParams<T>&, int64_t unit, T* hidden);
+  void (*outputs)(const PredictParams<T>&, int64_t unit, const T* hidden, int64_t out0, int64_t out1);
+};
+
 struct Isa {
   const char* name;
   bool (*supported)();  // by this processor and operating system
@@ -55,6 +62,8 @@ struct Isa {
   NetKernels<bfloat16> bf16;
   TrainKernels<float> train_f32;
   TrainKernels<double> train_f64;
+  PredictKernels<float> predict_f32;
+  PredictKernels<double> predict_f64;
   LimitKernels limits;
   const PairKernels* pairs = nullptr;  // where the processor multiplies bfloat16
 };
@@ -71,9 +80,11 @@ inline Isa with_pairs(const Isa& base, const char* name, bool (*supported)(), co
 #define TWOLAYER_ISA(isa, supported)                                                                   \
   twolayer::cpu::Isa {                                                                                 \
     #isa, supported, TWOLAYER_NET(isa, float), TWOLAYER_NET(isa, double), TWOLAYER_NET(isa, bfloat16), \
-        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double), TWOLAYER_LIMITS(isa), nullptr         \
+        TWOLAYER_TRAIN(isa, float), TWOLAYER_TRAIN(isa, double), TWOLAYER_PREDICT(isa, float),         \
+        TWOLAYER_PREDICT(isa, double), TWOLAYER_LIMITS(isa), nullptr                                   \
   }
 #define TWOLAYER_NET(isa, T) {isa::forward<T>, isa::backward<T>, isa::activate_all<T>, isa::derive_all<T>}
+#define TWOLAYER_PREDICT(isa, T) {isa::predict<T>, isa::predict_hidden<T>, isa::predict_outputs<T>}
 #define TWOLAYER_TRAIN(isa, T)                                                                  \
   {isa::train_gather<T>,   isa::train_scan<T>,   isa::train_forward<T>,     isa::train_loss<T>, \
    isa::train_backward<T>, isa::train_update<T>, isa::train_take_weights<T>}
@@ -95,6 +106,14 @@ const TrainKernels<T>& train_kernels(const Isa& isa) {
     return isa.train_f32;
   else
     return isa.train_f64;
+}
+
+template <class T>
+const PredictKernels<T>& predict_kernels(const Isa& isa) {
+  if constexpr (__is_same(T, float))
+    return isa.predict_f32;
+  else
+    return isa.predict_f64;
 }
 
 // Uninitialised memory, aligned to a cache line.

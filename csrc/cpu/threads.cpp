@@ -56,7 +56,8 @@ class Worker {
     context_ = context;
     thread_ = thread;
     state_.store(kOffered, std::memory_order_release);
-    state_.notify_one();
+    offers_.fetch_add(1, std::memory_order_release);
+    offers_.notify_one();
   }
 
   void withdraw_or_wait() {
@@ -69,8 +70,10 @@ class Worker {
   enum : uint32_t { kIdle, kOffered, kRunning };
 
   void loop() {
-    for (;;) {
-      wait_while<uint32_t>(state_, kIdle);
+    // Waiting for one more offer, not for the state to change: who wakes up too late for a short task has not slept
+    // through its withdrawal, and is awake for the next.
+    for (uint32_t seen = 0;;) {
+      seen = wait_while<uint32_t>(offers_, seen);
       uint32_t expected = kOffered;
       if (!state_.compare_exchange_strong(expected, kRunning, std::memory_order_acq_rel)) continue;
       task_(context_, thread_);
@@ -80,6 +83,7 @@ class Worker {
   }
 
   alignas(kCacheLine) std::atomic<uint32_t> state_{kIdle};
+  std::atomic<uint32_t> offers_{0};
   Task task_ = nullptr;
   void* context_ = nullptr;
   int thread_ = 0;

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import _native
 from ..registry import LOSSES, OPTIMIZERS, Loss, Optimizer, lookup
@@ -18,8 +16,7 @@ PARAMETER_NAMES = ("w1", "b1", "w2", "b2")
 PRECISIONS = (None, "float32", "float64", "bfloat16")
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(NamedTuple):
     """What ``fit`` and ``Trainer`` share, as documented at :func:`twolayer.fit`."""
 
     loss: Loss
@@ -152,6 +149,8 @@ def refuse_unknown(options: dict[str, Any], callers: Iterable[str] = ()) -> None
     known = [*inspect.signature(check_options).parameters, "class_weight"]
     for name in options:
         if name not in known:
+            import difflib  # not above, where every import would pay for it
+
             near = difflib.get_close_matches(name, [*known, *callers], n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise TypeError(f"there is no training option {name!r}{hint}")

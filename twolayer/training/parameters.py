@@ -28,7 +28,7 @@ class NetParameters:
     """
 
     def __init__(self, arrays: Mapping[str, Array], activation: str, frozen: frozenset[str]) -> None:
-        _check_shapes(arrays)
+        check_shapes(arrays)
         self._arrays = arrays
         self.activation = activation
         self.frozen = frozen
@@ -114,7 +114,8 @@ class TorchParameters(NetParameters):
         torch.autograd.graph.increment_version([t for name, t in self._tensors.items() if name not in self.frozen])
 
 
-def _check_shapes(arrays: Mapping[str, Any]) -> None:
+def check_shapes(arrays: Mapping[str, Any]) -> None:
+    """Raise an error unless these are NumPy arrays in ``nn.Linear``'s shapes, which meet."""
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise TypeError(f"net's {name} must be a NumPy array; got {type(array).__name__}")

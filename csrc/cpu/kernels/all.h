@@ -9,6 +9,7 @@
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/forward.h"
+#include "cpu/kernels/predict.h"
 #include "cpu/kernels/backward.h"
 #include "cpu/kernels/losses.h"
 #include "cpu/kernels/gather.h"
