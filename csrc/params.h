@@ -152,14 +152,15 @@ struct TrainParams {
   uint64_t dropout_key;   // of the run; with the step, the row and the unit it decides who is dropped
   bool bfloat16_compute;  // factors of products are rounded to bfloat16
   bool training;          // false: outputs, losses and hits only
-  bool shares_blocks;     // where blocks do not go evenly into chunks, chunks do parts of one (see Share in train.h)
+  int64_t group;          // units that chunks of a phase take as one: some blocks
+  bool shares_groups;     // where groups do not go evenly into chunks, chunks do parts of one (see Share in train.h)
 
   Trained<T> w1;     // panels of (in)
   Trained<T> b1;     // (H)
   Trained<T> w2;     // panels of (out)
   Trained<T> b2;     // (O)
   T* w2_transposed;  // (H, O), of w2.compute
-  T* w2_shared;  // panels of (out), of w2.compute where blocks are shared: one chunk updates it, others still read it
+  T* w2_shared;  // panels of (out), of w2.compute where groups are shared: one chunk updates it, others still read it
 
   T* hidden_value;   // panels of (batch): the activation's output, dropout applied
   T* hidden_saved;   // panels of (batch): what its derivative is computed from; may be hidden_value

@@ -47,7 +47,9 @@ SMALL = Training("cross_entropy", "tanh", torch.float32, momentum=0.9)
 # Ten blocks of hidden units, and work for eight threads in every step but the short last one.
 WIDE = Training("cross_entropy", "gelu", torch.float32, Shape(64, 300, 160, 20), rows=200, momentum=0.9)
 DEEP = replace(WIDE, loss="mse", activation="sigmoid", shape=Shape(300, 100, 160, 20), rows=620)
-wide_trainings = pytest.mark.parametrize("training", [WIDE, DEEP, replace(WIDE, dtype=torch.float64)], ids=str)
+# So many rows that all threads share all hidden units.
+LONG = replace(DEEP, shape=Shape(300, 100, 40, 20))
+wide_trainings = pytest.mark.parametrize("training", [WIDE, DEEP, LONG, replace(WIDE, dtype=torch.float64)], ids=str)
 
 
 def assert_near_the_truth(trained, training):

@@ -19,6 +19,8 @@ constexpr int64_t kMaxBlocks = 16;       // partial outputs of this many blocks 
 constexpr double kSparseBelow = 0.4;     // share of nonzero inputs up to which going through them alone is faster
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
 constexpr int64_t kShareFrom = 64;       // inputs from which on it pays that threads share a block of hidden units
+constexpr int64_t kSpreadFrom = 2;       // rows per hidden unit from which on it pays that they share all of them
+constexpr int64_t kReadAhead = 1 << 20;  // bytes of the next batch that stay in cache until they are used
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 constexpr int64_t storage_bytes(Storage storage) {
@@ -48,6 +50,7 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<uint32_t> x_pairs, x_pairs_transposed, w1_pairs, grad_pairs;
   std::atomic<int64_t> nonzero_count{0};
   bool weights_finite = true;
+  int64_t dense_group = 0;
   bool can_share = false;
   int64_t dense_batches = 0;  // to go before the density is measured again
   double frozen_penalty = 0;
@@ -176,9 +179,12 @@ struct Engine<T>::Impl final : PhasedJob {
     const bool may_share = !penalised() && p.gradient.clip_norm == 0 && p.in >= kShareFrom;
     const int64_t work = 2 * batch * p.padded_hidden * (p.in + p.out);
     chunks = worthwhile_threads(work, may_share ? threads_wanted : std::min<int64_t>(threads_wanted, p.blocks));
-    can_share = may_share && p.blocks % chunks != 0;
+    // Chunks that take units of their own all read the whole batch; those that share all units read their part of it.
+    dense_group = may_share && chunks > 1 && batch >= kSpreadFrom * p.hidden ? p.padded_hidden : p.block;
+    const int64_t groups = (p.padded_hidden + dense_group - 1) / dense_group;
+    can_share = may_share && groups % chunks != 0;
     if (can_share) p.w2_shared = w2_shared.grow(p.out * p.padded_hidden);
-    const int64_t units = p.padded_hidden + (can_share ? chunks * p.block : 0);
+    const int64_t units = can_share ? (groups + chunks - 1) * dense_group : p.padded_hidden;
     p.grad_hidden = grad_hidden.grow(batch_capacity * units);
     if (p.pairs) {
       p.grad_pairs = grad_pairs.grow(padded_pairs(batch_capacity) * units);
@@ -215,7 +221,7 @@ struct Engine<T>::Impl final : PhasedJob {
     p.loss_divisor = per_row ? weight * static_cast<double>(per_row) : 1;
     if (p.training) p.options.lr = stretch.lr[steps_done];
     p.skips_zeros = false;
-    p.shares_blocks = can_share;
+    p.group = dense_group, p.shares_groups = can_share;
     phase = p.gather.needed ? Phase::kGather : first_after_gather();
   }
 
@@ -233,16 +239,18 @@ struct Engine<T>::Impl final : PhasedJob {
     const double density = static_cast<double>(nonzero_count.exchange(0)) / static_cast<double>(p.batch * p.in);
     p.skips_zeros = skip_zeros == SkipZeros::kAlways || density < kSparseBelow;
     if (!p.skips_zeros) dense_batches = kLookAgainAfter;
-    p.shares_blocks = can_share && !p.skips_zeros;  // going through columns twice costs more than the balance gains
+    // Going through columns twice costs more than the balance gains.
+    if (p.skips_zeros) p.group = p.block, p.shares_groups = false;
   }
 
   void note_next_batch(int64_t first) {
+    p.row_bytes = p.in * storage_bytes(p.gather.storage);
     const bool is_last = steps_done + 1 >= stretch.steps || p.gather.sparse;
     p.next_batch = is_last ? 0 : std::min(stretch.batch_size, stretch.order.rows - first);
+    if (p.next_batch * p.row_bytes > kReadAhead) p.next_batch = 0;
     for (int64_t i = 0; i < p.next_batch; ++i)
       next_rows[i] = row_of(stretch.order.row ? stretch.order.row[first + i] : first + i);
     p.next_rows = next_rows.data();
-    p.row_bytes = p.in * storage_bytes(p.gather.storage);
   }
 
   const void* row_of(int64_t row) const { return static_cast<const char*>(data->x) + row * data->x_stride; }

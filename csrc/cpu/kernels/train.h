@@ -8,29 +8,29 @@
 // Threads meet between the phases and nowhere else. Products run over the padding too, in whole vectors: padded lanes
 // of a result depend on padded lanes only, and no sum over hidden units or outputs reads one.
 
-// What one chunk does of the hidden layer: blocks [block0, block1). The first of them it may share with the chunks
-// before, and the last with those after: of a shared block it does the parts from first_part, or those before
-// last_part, of `parts`. Going forward these are parts of the batch's rows, going back of the inputs, whose weights it
-// then updates.
+// What one chunk does of the hidden layer: groups of p.group units [group0, group1). The first of them it may share
+// with the chunks before, and the last with those after: of a shared group it does the parts from first_part, or those
+// before last_part, of `parts`. Going forward these are parts of the batch's rows, going back of the inputs, whose
+// weights it then updates.
 template <class T>
 class Share {
  public:
   Share(const TrainParams<T>& p, int chunk, int chunks) : p_(p), parts_(chunks) {
-    const int64_t begin = chunk * p.blocks, end = begin + p.blocks;
-    block0_ = begin / chunks;
-    block1_ = p.shares_blocks ? ceil_div(end, chunks) : end / chunks;
-    first_part_ = p.shares_blocks ? begin % chunks : 0;
-    last_part_ = p.shares_blocks && end % chunks ? end % chunks : chunks;
-    before_ = p.shares_blocks ? block0_ + chunk : block0_;
+    const int64_t groups = ceil_div(p.padded_hidden, p.group), begin = chunk * groups, end = begin + groups;
+    group0_ = begin / chunks;
+    group1_ = p.shares_groups ? ceil_div(end, chunks) : end / chunks;
+    first_part_ = p.shares_groups ? begin % chunks : 0;
+    last_part_ = p.shares_groups && end % chunks ? end % chunks : chunks;
+    before_ = p.shares_groups ? group0_ + chunk : group0_;
   }
 
-  Range units() const { return units_of(block0_, block1_); }
+  Range units() const { return units_of(group0_, group1_); }
   // Those whose small parameters, which nobody shares, are this chunk's.
-  Range owned() const { return units_of(block0_ + (first_part_ > 0), block1_); }
+  Range owned() const { return units_of(group0_ + (first_part_ > 0), group1_); }
 
   // How many units grad_hidden holds before this chunk's. Each chunk has its own copy of shared ones, which it needs
   // all.
-  int64_t units_before() const { return before_ * p_.block; }
+  int64_t units_before() const { return before_ * p_.group; }
 
   // The sum of the sizes of for_parts()' ranges, times their units.
   int64_t area(int64_t count) const {
@@ -43,18 +43,18 @@ class Share {
   template <class Body>
   TWOLAYER_INLINE void for_parts(int64_t count, Body&& body) const {
     const int64_t first = cut(count, first_part_), last = cut(count, last_part_);
-    if (block1_ - block0_ == 1) return first < last ? body(Range{first, last}, units()) : void();
+    if (group1_ - group0_ == 1) return first < last ? body(Range{first, last}, units()) : void();
     const int64_t cuts[] = {0, min_of(first, last), first < last ? last : first, count};
     for (int i = 0; i < 3; ++i) {
       const Range range{cuts[i], cuts[i + 1]};
-      const Range part = units_of(block0_ + (range.begin < first), block1_ - (range.end > last));
+      const Range part = units_of(group0_ + (range.begin < first), group1_ - (range.end > last));
       if (range.size() > 0 && part.size() > 0) body(range, part);
     }
   }
 
  private:
   Range units_of(int64_t from, int64_t to) const {
-    return {min_of(from * p_.block, p_.padded_hidden), min_of(to * p_.block, p_.padded_hidden)};
+    return {min_of(from * p_.group, p_.padded_hidden), min_of(to * p_.group, p_.padded_hidden)};
   }
   int64_t cut(int64_t count, int64_t part) const {  // at whole cache lines of inputs, and whole register tiles of rows
     return part == parts_ ? count : count * part / parts_ / kPanel * kPanel;
@@ -62,7 +62,7 @@ class Share {
 
   const TrainParams<T>& p_;
   const int64_t parts_;
-  int64_t block0_, block1_, first_part_, last_part_, before_;
+  int64_t group0_, group1_, first_part_, last_part_, before_;
 };
 
 // The units from `unit` on of an array that is panels of (n).
@@ -73,34 +73,47 @@ TWOLAYER_INLINE Panels<T> panels(T* array, int64_t n, int64_t unit) {
 
 // ---- Reading ahead
 
-// Brings the next batch's rows into this core's cache, a few lines at a time while products are computed: all at once,
-// they would hold up what the products read from the same cache.
-template <class T>
-class NextBatch {
+// Brings rows into this core's cache, a few lines at a time while products are computed: all at once, they would hold
+// up what the products read from the same cache.
+class ReadAhead {
  public:
-  // Does its part, [begin, end) of 1, in step with advance(), whose works add up to `work`.
-  TWOLAYER_INLINE NextBatch(const TrainParams<T>& p, float begin, float end, int64_t work)
-      : p_(p), lines_of_row_(ceil_div(p.row_bytes, 64)) {
-    const float lines = static_cast<float>(p.next_batch * lines_of_row_);
-    lines_per_work_ = lines * (end - begin) / static_cast<float>(work);
+  // Of `count` rows of `bytes` each, the part [begin, end) of 1, in step with advance(), whose works add up to `work`.
+  TWOLAYER_INLINE ReadAhead(const void* const* rows, int64_t count, int64_t bytes, float begin, float end, int64_t work)
+      : rows_(rows), count_(count), lines_of_row_(ceil_div(bytes, 64)) {
+    const float lines = static_cast<float>(count * lines_of_row_);
+    lines_per_work_ = work > 0 ? lines * (end - begin) / static_cast<float>(work) : 0;
     const int64_t first = static_cast<int64_t>(lines * begin);
     row_ = lines_of_row_ ? first / lines_of_row_ : 0, line_ = lines_of_row_ ? first % lines_of_row_ : 0;
   }
 
   TWOLAYER_INLINE void advance(int64_t work) {
     due_ += lines_per_work_ * static_cast<float>(work);
-    for (; due_ >= 1 && row_ < p_.next_batch; due_ -= 1) {
-      __builtin_prefetch(static_cast<const char*>(p_.next_rows[row_]) + 64 * line_, 0, 2);
+    for (; due_ >= 1 && row_ < count_; due_ -= 1) {
+      __builtin_prefetch(static_cast<const char*>(rows_[row_]) + 64 * line_, 0, 2);
       if (++line_ == lines_of_row_) line_ = 0, ++row_;
     }
   }
 
  private:
-  const TrainParams<T>& p_;
-  const int64_t lines_of_row_;
+  const void* const* rows_;
+  int64_t count_, lines_of_row_;
   float lines_per_work_, due_ = 0;
   int64_t row_, line_;
 };
+
+// The part [begin, end) of what is read ahead during a step of `work`: the next batch, where it is small enough to stay
+// in cache until then.
+template <class T>
+TWOLAYER_INLINE ReadAhead next_batch(const TrainParams<T>& p, float begin, float end, int64_t work) {
+  return {p.next_rows, p.next_batch, p.row_bytes, begin, end, work};
+}
+
+// `count` of the batch's rows, from `row` on, during `work`.
+template <class T>
+TWOLAYER_INLINE ReadAhead rows_ahead(const TrainParams<T>& p, int64_t row, int64_t count, int64_t work) {
+  const auto rows = reinterpret_cast<const void* const*>(p.x_rows + row);
+  return {rows, count, p.in * static_cast<int64_t>(sizeof(T)), 0, 1, work};
+}
 
 // ---- Dropout
 
@@ -149,7 +162,7 @@ struct BatchPairs {
 // z = bias + x w for `rows` of the batch and `units`.
 template <class T>
 void paired_forward(const TrainParams<T>& p, const BatchPairs& x, Range rows, Range units, const T* bias,
-                    const Panels<T>& z, NextBatch<T>& next) {
+                    const Panels<T>& z, ReadAhead& next) {
   next.advance(rows.size() * units.size() * p.in);
   if constexpr (__is_same(T, float))
     p.pairs->multiply({rows.size(), units.size() / kPanel, x.in_pairs, x.rows + rows.begin * x.in_pairs, x.in_pairs,
@@ -158,39 +171,55 @@ void paired_forward(const TrainParams<T>& p, const BatchPairs& x, Range rows, Ra
 }
 
 constexpr float kAheadForward = 0.5f;  // of the next batch, what is read ahead while going forward
+constexpr int64_t kRowsAtOnce = 64;    // of a long batch: 200 KB at 784 inputs of float32
+constexpr int64_t kFewUnits = 64;      // below which products wait for their inputs, so that reading ahead pays
+
+// The hidden values of `rows` and `units`, and their contribution to the outputs.
+template <class T>
+void forward_rows(const TrainParams<T>& p, const BatchPairs& x_pairs, Range rows, Range units, ReadAhead& next) {
+  const int64_t O = p.padded_out;
+  const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
+                  saved = panels(p.hidden_saved, p.batch, units.begin);
+  const T* bias = p.b1.value ? p.b1.value + units.begin : nullptr;
+  if (p.skips_zeros)
+    sparse_forward(p, units, bias, z, next);  // all rows
+  else if (p.pairs)
+    paired_forward(p, x_pairs, rows, units, bias, z, next);
+  else
+    multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
+                           panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias,
+                           [&](int64_t work) { next.advance(work); });
+  for (int64_t j = 0; j < units.size(); j += kPanel)
+    activate_panel(p, units.begin + j, rows, z.at(rows.begin, j),
+                   p.hidden_saved == p.hidden_value ? nullptr : saved.at(rows.begin, j));
+  for (int64_t unit = units.begin; unit < units.end; unit += kPanel) {
+    const int64_t block = unit / p.block, count = min_of(kPanel, p.hidden - unit);
+    multiply<Left::kPlain>(rows.size(), O, count, Strided<const T>{z.at(rows.begin, unit - units.begin), kPanel},
+                           Strided<const T>{p.w2_transposed + unit * O, O},
+                           Strided<T>{p.partial + (block * p.batch + rows.begin) * O, O}, unit % p.block != 0);
+  }
+}
 
 template <class T>
 void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
-  const int64_t O = p.padded_out;
   const Share<T> share(p, chunk, chunks);
   const BatchPairs x_pairs(p, chunk);
   if constexpr (__is_same(T, float))
     for (int64_t row = 0; p.pairs && row < p.batch; row += 2 * kPairStep)
       p.pairs->pack_rows(p.x_rows, row, p.batch, p.in, x_pairs.rows, x_pairs.transposed);
-  NextBatch<T> next(p, 0, kAheadForward, share.area(p.batch) * p.in);
-  share.for_parts(p.batch, [&](Range rows, Range units) {
-    const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
-                    saved = panels(p.hidden_saved, p.batch, units.begin);
-    const T* bias = p.b1.value ? p.b1.value + units.begin : nullptr;
-    if (p.skips_zeros)
-      sparse_forward(p, units, bias, z, next);  // all rows
-    else if (p.pairs)
-      paired_forward(p, x_pairs, rows, units, bias, z, next);
-    else
-      multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
-                             panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias,
-                             [&](int64_t work) { next.advance(work); });
-    for (int64_t j = 0; j < units.size(); j += kPanel)
-      activate_panel(p, units.begin + j, rows, z.at(rows.begin, j),
-                     p.hidden_saved == p.hidden_value ? nullptr : saved.at(rows.begin, j));
-    for (int64_t unit = units.begin; unit < units.end; unit += kPanel) {
-      const int64_t block = unit / p.block, count = min_of(kPanel, p.hidden - unit);
-      multiply<Left::kPlain>(rows.size(), O, count, Strided<const T>{z.at(rows.begin, unit - units.begin), kPanel},
-                             Strided<const T>{p.w2_transposed + unit * O, O},
-                             Strided<T>{p.partial + (block * p.batch + rows.begin) * O, O}, unit % p.block != 0);
+  ReadAhead next = next_batch(p, 0, kAheadForward, share.area(p.batch) * p.in);
+  const bool is_long = p.batch > kRowsAtOnce && !p.skips_zeros;
+  share.for_parts(p.batch, [&](Range part, Range units) {
+    // Some rows at a time, all the way to their outputs, so that they are read from memory once.
+    const int64_t at_once = is_long ? kRowsAtOnce : part.size();
+    for (int64_t begin = part.begin; begin < part.end; begin += at_once) {
+      const Range rows{begin, min_of(begin + at_once, part.end)};
+      const int64_t ahead = min_of(at_once, part.end - rows.end);
+      if (is_long && units.size() < kFewUnits) next = rows_ahead(p, rows.end, ahead, rows.size() * units.size() * p.in);
+      forward_rows(p, x_pairs, rows, units, next);
     }
   });
-  if (!p.shares_blocks || !p.training) return;
+  if (!p.shares_groups || !p.training) return;
   const Range owned = share.owned();
   map<T>(
       owned.size() * p.out, [](auto v) { return v; }, p.w2_shared + owned.begin * p.out,
@@ -385,8 +414,7 @@ struct Updater {
   // Rows `range` and columns `units` of w, panels of (m), from its gradient aᵀ b: a's rows hold what belongs to
   // `range`, b (batch, units) starts at units.begin.
   template <class A, class B>
-  void weight(Range range, int64_t m, Range units, const A& a, const B& b, const Trained<T>& w,
-              NextBatch<T>& next) const {
+  void weight(Range range, int64_t m, Range units, const A& a, const B& b, const Trained<T>& w, ReadAhead& next) const {
     if (w.frozen) return;
     constexpr int L = lanes<T>;
     const auto index = [&](int64_t i, int64_t j) {
@@ -395,14 +423,14 @@ struct Updater {
     if (p.batch > kShortBatch) {
       multiply<Left::kTransposed>(range.size(), units.size(), p.batch, a, b,
                                   panels(w.grad, m, units.begin).from_row(range.begin), false, nullptr,
-                                  [&](int64_t work) { next.advance(work / p.batch); });
+                                  [&](int64_t work) { next.advance(work); });
       for (int64_t j = 0; j < units.size(); j += kPanel)
         take({1, range.size() * kPanel}, w.grad + index(0, j), w, index(0, j), units.begin + j);
       return;
     }
     for_column_tiles<T>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
       for_row_tiles<TileShape<T>::rows>(range.size(), [&]<int kRows>(int64_t i) {
-        next.advance(kRows * kVectors * L);
+        next.advance(kRows * kVectors * L * p.batch);
         take_tile<kRows, kVectors>(w, m, range.begin + i, units.begin, j, [&](auto&& finish) {
           broadcast_tile<kRows, kVectors, false, Left::kTransposed, T>(
               a, i, 0, p.batch, b, j, L, [](int, int) { return zero<T>(); }, finish);
@@ -413,15 +441,14 @@ struct Updater {
 
   // The same of w1, where most inputs are zero. A column of zeros has no gradient. grad_rows is scratch of grad_z's
   // size.
-  void sparse_weight(Range columns, Range units, const Panels<const T>& grad_z, T* grad_rows,
-                     NextBatch<T>& next) const {
+  void sparse_weight(Range columns, Range units, const Panels<const T>& grad_z, T* grad_rows, ReadAhead& next) const {
     const bool lr_finite = static_cast<T>(p.options.lr) * 0 == 0;  // in T
     const bool nothing_is_no_change = zero_changes_nothing && lr_finite && !penalised && !waits;
     for_column_tiles<T, kSparseVectors<T>>(units.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
       gather_units<kVectors>(p, grad_z, j, grad_rows);
       for_row_tiles<kSparseColumns>(columns.size(), [&]<int kColumns>(int64_t i) {
         const int64_t column = columns.begin + i;
-        next.advance(kColumns * kVectors * lanes<T>);
+        next.advance(kColumns * kVectors * lanes<T> * p.batch);
         if (nothing_is_no_change && is_empty<kColumns>(column)) return;
         take_tile<kColumns, kVectors>(p.w1, p.in, column, units.begin, j, [&](auto&& finish) {
           sparse_gradient_tile<kColumns, kVectors>(p, column, grad_rows, finish);
@@ -454,14 +481,14 @@ struct Updater {
 
   // The same of w1, in pairs: inputs `inputs`, from a multiple of kPanel on; grad_pairs are those of `units`.
   void paired_weight(const BatchPairs& x, Range inputs, Range units, const uint32_t* grad_pairs,
-                     NextBatch<T>& next) const {
+                     ReadAhead& next) const {
     constexpr int64_t panels_at_once = 8, inputs_at_once = 2 * kPairStep;
     alignas(64) T grad[panels_at_once * inputs_at_once * kPanel];
     for (int64_t j = 0; j < units.size(); j += panels_at_once * kPanel)
       for (int64_t i = inputs.begin; i < inputs.end; i += inputs_at_once) {
         const int64_t rows = min_of(inputs_at_once, inputs.end - i), unit = units.begin + j;
         const int64_t count = min_of(panels_at_once, (units.size() - j) / kPanel);
-        next.advance(rows * count * kPanel);
+        next.advance(rows * count * kPanel * p.batch);
         if constexpr (__is_same(T, float))
           p.pairs->multiply({rows, count, x.batch_pairs, x.transposed + i * x.batch_pairs, x.batch_pairs,
                              grad_pairs + j * x.batch_pairs, x.batch_pairs * kPanel, nullptr, grad, rows * kPanel});
@@ -539,7 +566,7 @@ template <class T>
 void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z, uint32_t* grad_pairs) {
   const Panels<T> grad = panels(grad_z, p.batch, 0);
   multiply<Left::kPlain>(p.batch, units.size(), p.out, Strided<const T>{p.grad_out, p.padded_out},
-                         panels<const T>(p.shares_blocks ? p.w2_shared : p.w2.compute, p.out, units.begin), grad);
+                         panels<const T>(p.shares_groups ? p.w2_shared : p.w2.compute, p.out, units.begin), grad);
   for (int64_t j = 0; j < units.size(); j += kPanel) {
     T* g = grad.at(0, j);
     if (p.dropout > 0)
@@ -572,7 +599,10 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
   if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) hidden_gradient(p, units, grad_z, grad_pairs);
   with_updater(p, [&](const Updater<T>& updater) {
     if (chunk == 0) updater.bias(0, O, grad_out, p.b2, H);
-    NextBatch<T> none(p, 0, 0, 1), next(p, kAheadForward, 1, share.area(p.in));
+    const int64_t work = share.area(p.in) * p.batch;
+    ReadAhead none{nullptr, 0, 0, 0, 1, 0};
+    ReadAhead next =
+        p.batch > kShortBatch ? rows_ahead(p, kDepth, p.batch - kDepth, work) : next_batch(p, kAheadForward, 1, work);
     updater.weight({0, p.out}, p.out, owned, grad_out, panels<const T>(p.hidden_value, p.batch, owned.begin), p.w2,
                    none);
     updater.bias(owned.begin, owned.size(), grad_of(owned), p.b1, owned.begin);
