@@ -40,6 +40,19 @@ TWOLAYER_INLINE uint64_t nonzero_rows(const TrainParams<T>& p, int64_t row, int6
   return any;
 }
 
+// Calls f.template operator()<kColumns>(column) for the columns from `column` on: for all of them at once where most of
+// the batch's rows [row0, row1) that are not zero in one are so in another too, else one by one. row0 begins a word.
+template <int kColumns, class T, class F>
+TWOLAYER_INLINE void together_or_alone(const TrainParams<T>& p, int64_t row0, int64_t row1, int64_t column, F&& f) {
+  int64_t rows = 0, numbers = 0;
+  for (int64_t row = row0; kColumns > 1 && row < row1; row += kMarkedRows) {
+    rows += __builtin_popcountll(nonzero_rows<kColumns>(p, row, column));
+    for (int c = 0; c < kColumns; ++c) numbers += __builtin_popcountll(nonzero_rows<1>(p, row, column + c));
+  }
+  if (kColumns == 1 || numbers >= 2 * rows) return f.template operator()<kColumns>(column);
+  for (int c = 0; c < kColumns; ++c) f.template operator()<1>(column + c);
+}
+
 // sums (kMarkedRows, kVectors · lanes) += x w for rows from `row` on, kColumns columns of x, and units [j, j + kVectors
 // · lanes).
 template <int kColumns, int kVectors, class T>
@@ -80,7 +93,9 @@ void sparse_forward(const TrainParams<T>& p, Range units, const T* bias, const P
       }
       for_row_tiles<kSparseColumns>(p.in, [&]<int kColumns>(int64_t column) {
         next.advance(rows * kColumns * kVectors * L);
-        sparse_forward_tile<kColumns, kVectors>(p, row, column, j, w, sums);
+        together_or_alone<kColumns>(p, row, row + rows, column, [&]<int kTaken>(int64_t first) {
+          sparse_forward_tile<kTaken, kVectors>(p, row, first, j, w, sums);
+        });
       });
       for (int v = 0; v < kVectors; ++v)
         for (int64_t r = 0; r < rows; ++r) store(z.at(row + r, j + v * L), load(sums + (r * kVectors + v) * L));

@@ -450,8 +450,10 @@ struct Updater {
         const int64_t column = columns.begin + i;
         next.advance(kColumns * kVectors * lanes<T> * p.batch);
         if (nothing_is_no_change && is_empty<kColumns>(column)) return;
-        take_tile<kColumns, kVectors>(p.w1, p.in, column, units.begin, j, [&](auto&& finish) {
-          sparse_gradient_tile<kColumns, kVectors>(p, column, grad_rows, finish);
+        together_or_alone<kColumns>(p, 0, p.batch, column, [&]<int kTaken>(int64_t first) {
+          take_tile<kTaken, kVectors>(p.w1, p.in, first, units.begin, j, [&](auto&& finish) {
+            sparse_gradient_tile<kTaken, kVectors>(p, first, grad_rows, finish);
+          });
         });
       });
     });
