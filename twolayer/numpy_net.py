@@ -12,8 +12,7 @@ from . import _native
 from .predictor import Predictor, Weights
 from .reference import numpy as reference
 from .registry import ACTIVATIONS, lookup
-from .training.checks import boolean, integer
-from .training.parameters import check_shapes
+from .training.checks import boolean, check_shapes, integer
 
 Array = NDArray[Any]
 

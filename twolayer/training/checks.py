@@ -1,8 +1,12 @@
-"""Checks of single arguments: each returns the value, or raises ``TypeError`` or ``ValueError`` that names it."""
+"""Checks of arguments: each returns the value, or raises ``TypeError`` or ``ValueError`` that names it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 
 def number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
@@ -35,3 +39,16 @@ def boolean(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False; got {value!r}")
     return value
+
+
+def check_shapes(arrays: Mapping[str, Any]) -> None:
+    """Raise an error unless these are NumPy arrays in ``nn.Linear``'s shapes, which meet."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"net's {name} must be a NumPy array; got {type(array).__name__}")
+        if name in ("w1", "w2") and array.ndim != 2:
+            raise ValueError(f"net's {name} must have two dimensions; it has {array.shape}")
+    hidden, outputs = len(arrays["w1"]), len(arrays["w2"])
+    for name, shape in {"b1": (hidden,), "w2": (outputs, hidden), "b2": (outputs,)}.items():
+        if name in arrays and arrays[name].shape != shape:
+            raise ValueError(f"net's {name} must have shape {shape}; it has {arrays[name].shape}")

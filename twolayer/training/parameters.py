@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import check_shapes
 from .options import PARAMETER_NAMES
 
 if TYPE_CHECKING:
@@ -112,19 +113,6 @@ class TorchParameters(NetParameters):
         import torch  # so that a graph made before the change is not run backward
 
         torch.autograd.graph.increment_version([t for name, t in self._tensors.items() if name not in self.frozen])
-
-
-def check_shapes(arrays: Mapping[str, Any]) -> None:
-    """Raise an error unless these are NumPy arrays in ``nn.Linear``'s shapes, which meet."""
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise TypeError(f"net's {name} must be a NumPy array; got {type(array).__name__}")
-        if name in ("w1", "w2") and array.ndim != 2:
-            raise ValueError(f"net's {name} must have two dimensions; it has {array.shape}")
-    hidden, outputs = len(arrays["w1"]), len(arrays["w2"])
-    for name, shape in {"b1": (hidden,), "w2": (outputs, hidden), "b2": (outputs,)}.items():
-        if name in arrays and arrays[name].shape != shape:
-            raise ValueError(f"net's {name} must have shape {shape}; it has {arrays[name].shape}")
 
 
 def parameters_of_net(net: Any) -> NetParameters:
