@@ -139,10 +139,10 @@ template <class T>
 void activate_panel(const TrainParams<T>& p, int64_t unit, Range rows, T* z, T* saved) {
   activate(p.activation, rows.size() * kPanel, z, z, saved);
   const int64_t real = p.hidden - unit;
-  for (int64_t i = 0; i < rows.size(); ++i) {
+  for (int64_t i = 0; real < kPanel && i < rows.size(); ++i)
     for (int64_t j = real; j < kPanel; ++j) z[i * kPanel + j] = 0;
-    if (p.training && p.dropout > 0) drop_out(p, rows.begin + i, unit, kPanel, z + i * kPanel);
-  }
+  if (p.training && p.dropout > 0)
+    for (int64_t i = 0; i < rows.size(); ++i) drop_out(p, rows.begin + i, unit, kPanel, z + i * kPanel);
   if (p.bfloat16_compute) round_to_bfloat16(rows.size() * kPanel, z);
 }
 
@@ -511,16 +511,23 @@ struct Updater {
   template <class Grad>
   void bias(int64_t first, int64_t n, const Grad& grad, const Trained<T>& b, int64_t squares_at) const {
     if (!b.value || b.frozen) return;
-    for (int64_t j = 0; j < n; j += lanes<T>) {
-      V sum = zero<T>();
-      for (int64_t i = 0; i < p.batch; ++i) sum = sum + load(grad.at(i, j));
-      alignas(64) T total[lanes<T>];
-      store(waits ? b.grad + first + j : total, sum);
-      if (waits)
-        note_squares(squares_at + j, sum);
-      else
-        update({1, lanes<T>}, total, b, first + j);
-    }
+    constexpr int L = lanes<T>;
+    for_column_tiles<T>(n, [&]<int kVectors, bool kTail>(int64_t j, int64_t) {
+      V sum[kVectors];
+      decltype(grad.at(0, 0)) rows[kVectors];
+      for (int v = 0; v < kVectors; ++v) sum[v] = zero<T>(), rows[v] = grad.at(0, j + v * L);
+      for (int64_t i = 0; i < p.batch; ++i)
+        TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) sum[v] = sum[v] + load(rows[v] + i * grad.step());
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t here = j + v * L;
+        alignas(64) T total[L];
+        store(waits ? b.grad + first + here : total, sum[v]);
+        if (waits)
+          note_squares(squares_at + here, sum[v]);
+        else
+          update({1, L}, total, b, first + here);
+      }
+    });
   }
 
   // What was kept whole, now that clip_factor is known.
@@ -554,12 +561,18 @@ TWOLAYER_INLINE void with_updater(const TrainParams<T>& p, F&& f) {
 
 template <class T>
 void refresh_transposed(const TrainParams<T>& p, Range units) {
+  constexpr int L = lanes<T>;
   const int64_t end = min_of(units.end, p.hidden);
   for (int64_t unit = units.begin; unit < end; unit += kPanel) {
     const Panels<const T> w2 = panels<const T>(p.w2.compute, p.out, unit);
-    for (int64_t o = 0; o < p.out; ++o)
-      for (int64_t j = 0; j < min_of(kPanel, end - unit); ++j)
-        p.w2_transposed[(unit + j) * p.padded_out + o] = *w2.at(o, j);
+    for (int64_t o = 0; o < p.out; o += L)
+      for (int64_t j = 0; j < min_of(kPanel, end - unit); j += L) {
+        Vec<T> square[L];
+        for (int i = 0; i < L; ++i) square[i] = o + i < p.out ? load(w2.at(o + i, j)) : zero<T>();
+        transpose(square);
+        const int64_t units_here = min_of(L, end - unit - j);
+        for (int64_t i = 0; i < units_here; ++i) store(p.w2_transposed + (unit + j + i) * p.padded_out + o, square[i]);
+      }
   }
 }
 
