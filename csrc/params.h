@@ -153,7 +153,7 @@ struct TrainParams {
   bool bfloat16_compute;  // factors of products are rounded to bfloat16
   bool training;          // false: outputs, losses and hits only
   int64_t group;          // units that chunks of a phase take as one: some blocks
-  bool shares_groups;     // where groups do not go evenly into chunks, chunks do parts of one (see Share in train.h)
+  bool shares_groups;     // where groups do not go evenly into chunks, chunks do parts of one (see kernels/share.h)
 
   Trained<T> w1;     // panels of (in)
   Trained<T> b1;     // (H)

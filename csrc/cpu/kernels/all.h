@@ -14,5 +14,8 @@
 #include "cpu/kernels/losses.h"
 #include "cpu/kernels/gather.h"
 #include "cpu/kernels/sparse.h"
+#include "cpu/kernels/share.h"
+#include "cpu/kernels/read_ahead.h"
+#include "cpu/kernels/update.h"
 #include "cpu/kernels/train.h"
 #include "cpu/kernels/limits.h"
