@@ -13,20 +13,20 @@ namespace {
 // Whether a pass of a net of this size is left to torch's own products, with our passes over the hidden layer between
 // them: where those took less time on one or on two threads (AVX-512 Xeon, MKL). bfloat16 is theirs sooner where the
 // processor multiplies it, which our kernels of these two passes do not.
-bool bfloat16_by_blas(int64_t work, int64_t bytes) {
-  return bytes == 2 && cpu::current_isa().pairs && work >= 4'000'000;
+bool bfloat16_by_blas(int64_t work, int64_t bytes, int64_t least) {
+  return bytes == 2 && cpu::current_isa().pairs && work >= least;
 }
 
 // From 100M multiply-adds of float32 on, unless the weights stay in a core's second cache.
 bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
   const int64_t weights = hidden * (in + out) * bytes, work = batch * hidden * (in + out);
-  return bfloat16_by_blas(work, bytes) || (work * bytes >= 100'000'000 * 4 && weights >= 1 << 20);
+  return bfloat16_by_blas(work, bytes, 2'000'000) || (work * bytes >= 100'000'000 * 4 && weights >= 1 << 20);
 }
 
 // From 40M of them on.
 bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
   const int64_t work = batch * hidden * (in + out);
-  return bfloat16_by_blas(work, bytes) || work * bytes >= 40'000'000 * 4;
+  return bfloat16_by_blas(work, bytes, 6'000'000) || work * bytes >= 40'000'000 * 4;
 }
 
 // And, within a pass that is left to them, whether so are the products between the hidden layer and the output. Few
