@@ -23,6 +23,9 @@ struct ForwardParams {
   const T* b2;  // (out) or null
   T* saved;  // (batch, hidden) or null: what backward needs, the activation's output or its input (math/activations.h)
   T* y;      // (batch, out)
+  // Not for bfloat16, whose hidden layer is float while it is computed:
+  const T* z;  // (batch, hidden) or null: x W1ᵀ + b1, where it is there already; x and w1 are not read then
+  T* h;        // (batch, hidden) or null: keeps the activation's output; may be z
   int activation;
   int threads;
 };
@@ -41,6 +44,8 @@ struct BackwardParams {
   T* grad_b1;       // (hidden) or null
   T* grad_w2;       // (out, hidden) or null
   T* grad_b2;       // (out) or null
+  const T* h;       // (batch, hidden) or null: the activation's output, where `saved` is its input and this was kept
+  T* grad_z;        // (batch, hidden) or null: the gradient at the activation's input; not for bfloat16
   int activation;
   int threads;
 };

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, func
 from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -39,12 +40,16 @@ def detached(tensors, grad=True):
     return [t if t is None else t.detach().clone().requires_grad_(grad) for t in tensors]
 
 
+def output_weights(y):
+    """The gradient given to ``y``: float32 numbers in every dtype, whose sums do not cancel."""
+    return torch.linspace(-1, 2, y.numel(), dtype=torch.float32).to(y.dtype).view_as(y)
+
+
 def value_and_gradients(function, tensors, activation):
     tensors = detached(tensors)
     y = function(*tensors, activation)
     inputs = [t for t in tensors if t is not None]
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
-    return y, *torch.autograd.grad(y, inputs, weights)
+    return y, *torch.autograd.grad(y, inputs, output_weights(y))
 
 
 # Values and first derivatives
@@ -81,7 +86,7 @@ def test_gives_only_the_gradient_asked_for(wanted):
     named = dict(zip(NAMES, detached(tensors, grad=False), strict=True))
     named[wanted].requires_grad_()
     y = two_layer(**named, activation="tanh")
-    y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
+    y.backward(output_weights(y))
     assert {name for name, tensor in named.items() if tensor.grad is not None} == {wanted}
     assert_close(named[wanted].grad, plain[wanted])
 
@@ -340,6 +345,58 @@ def test_plain_call_is_taken_and_grad_mode_decides_what_it_saves(monkeypatch):
     assert [type(result) for result in calls] == [tuple, Tensor, Tensor]
 
 
+def test_a_function_mode_sees_the_call():
+    seen = []
+
+    class Log(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Log():
+        two_layer(*arguments())
+    assert two_layer in seen
+
+
+@every_activation
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_jit_trace_holds_operations_and_not_their_results(activation, grad):
+    traced = torch.jit.trace(lambda *tensors: two_layer(*tensors, activation), arguments(grad=grad))
+    others = arguments((4,), seed=1)
+    assert_close(traced(*others), two_layer(*others, activation))
+
+
+@needs_native
+def test_a_dispatch_mode_sees_both_passes():
+    seen = []
+
+    class Log(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    y = two_layer(*arguments(grad=True), "gelu")
+    with Log():
+        y.sum().backward()
+    assert "twolayer.backward.default" in seen
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize("batch", [9, 400], ids=["small", "large"])
+def test_what_is_kept_for_backward_gives_the_bits_that_the_op_computes_again(activation, dtype, batch):
+    features, hidden = (5, 7) if batch == 9 else (500, 600)
+    tensors = arguments((batch,), features, hidden, 3, dtype)
+    kept = value_and_gradients(two_layer, tensors, activation)
+    y, saved = torch.ops.twolayer.forward_saved(*tensors, activation)
+    x, w1, _, w2, _ = tensors
+    again = torch.ops.twolayer.backward(output_weights(y), x, w1, w2, saved, activation, [True] * 5)
+    for ours, expected in zip(kept, (y, *again), strict=True):
+        assert torch.equal(ours, expected)
+
+
 @needs_native
 def test_a_dispatch_mode_sees_the_op():
     seen = []
@@ -361,15 +418,17 @@ def test_a_dispatch_mode_sees_the_op():
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     ("dtype", "batch", "tolerance"),
-    [(torch.float32, 500, 1e-5), (torch.float64, 300, 1e-12), (torch.bfloat16, 60, 3e-2)],
+    [(torch.float32, 400, 1e-5), (torch.float64, 200, 1e-12), (torch.bfloat16, 60, 3e-2)],
 )
+@pytest.mark.parametrize("out", [30, 100], ids=["our products with w2", "torch's products with w2"])
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "gelu"])
-def test_large_nets_are_near_the_ground_truth(activation, dtype, batch, tolerance, bias):
-    tensors = arguments((batch,), 200, 300, 30, dtype, bias)
-    work = (batch, 200, 300, 30, dtype.itemsize)
+def test_large_nets_are_near_the_ground_truth(activation, out, dtype, batch, tolerance, bias):
+    tensors = arguments((batch,), 500, 600, out, dtype, bias)
+    work = (batch, 500, 600, out, dtype.itemsize)
     if dtype is not torch.bfloat16:
         assert _native.core.forward_by_blas(*work)
         assert _native.core.backward_by_blas(*work)
+        assert _native.core.outputs_by_blas(batch, 600, out, dtype.itemsize) == (out == 100)
     ours = value_and_gradients(two_layer, tensors, activation)
     truth = value_and_gradients(
         reference.two_layer, [t if t is None else t.detach().double() for t in tensors], activation
@@ -380,14 +439,15 @@ def test_large_nets_are_near_the_ground_truth(activation, dtype, batch, toleranc
 
 
 @needs_native
-def test_large_net_gives_only_the_gradient_asked_for():
-    tensors = arguments((500,), 200, 300, 30)
+@pytest.mark.parametrize("out", [30, 100])
+def test_large_net_gives_only_the_gradient_asked_for(out):
+    tensors = arguments((300,), 500, 600, out)
     all_of_them = value_and_gradients(two_layer, tensors, "gelu")[1:]
     for position, name in enumerate(NAMES):
         named = dict(zip(NAMES, detached(tensors, grad=False), strict=True))
         named[name].requires_grad_()
         y = two_layer(**named, activation="gelu")
-        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y))
+        y.backward(output_weights(y))
         assert {n for n, t in named.items() if t.grad is not None} == {name}
         assert_close(named[name].grad, all_of_them[position])
 

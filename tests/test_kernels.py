@@ -370,3 +370,25 @@ def test_activation_out_of_range_is_refused(id):
     message = rf"activation must be an id in \[0, {len(ACTIVATIONS)}\); got {id}"
     assert_refused(_core.forward, forward_arguments(), ("saved", "y"), ValueError, message, activation=id)
     assert_refused(_core.backward, backward_arguments(), BACKWARD[5:], ValueError, message, activation=id)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [(_core.forward, "h"), (_core.backward, "h"), (_core.backward, "grad_z")],
+    ids=["forward h", "backward h", "backward grad_z"],
+)
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (with_another_row, ValueError, r"must have shape \(.*\); got \("),
+        (torch.Tensor.double, TypeError, "must be float32; got float64"),
+    ],
+)
+def test_what_backward_may_be_given_besides_is_checked(call, name, change, error, message):
+    forward = call is _core.forward
+    arguments = forward_arguments() if forward else backward_arguments()
+    outputs = ("saved", "y") if forward else BACKWARD[5:]
+    hidden = change(torch.zeros(len(arguments["x"]), len(arguments["w1"])))
+    with pytest.raises(error, match=f"^{name} {message}"):
+        call(**arguments, activation=0, threads=1, **{name: hidden})
+    assert all(arguments[output].isnan().all() for output in outputs)

@@ -82,7 +82,7 @@ def _native_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Te
     if not _has_kernel(x, w1, b1, w2, b2):
         return _reference_forward(x, w1, b1, w2, b2, activation)
     if _left_to_blas(_core.forward_by_blas, x, w1, w2):
-        return _large_forward_saved(x, w1, b1, w2, b2, activation, keep_input=False)[0]
+        return _large_forward(x, w1, b1, w2, b2, activation, keep_input=False)[0]
     y = x.new_empty(x.shape[0], w2.shape[0])
     _call_forward(x, w1, b1, w2, b2, activation, None, y)
     return y
@@ -93,12 +93,20 @@ def _native_forward_saved(
 ) -> tuple[Tensor, Tensor]:
     if not _has_kernel(x, w1, b1, w2, b2):
         return _reference_forward_saved(x, w1, b1, w2, b2, activation)
+    return _native_forward_kept(x, w1, b1, w2, b2, activation)[:2]
+
+
+def _native_forward_kept(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return y, saved, and the activation's output where that is not ``saved`` and was stored on the way."""
     if _left_to_blas(_core.forward_by_blas, x, w1, w2):
-        return _large_forward_saved(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
+        y, z, h = _large_forward(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
+        return y, z, None if h is z else h
     y = x.new_empty(x.shape[0], w2.shape[0])
     saved = x.new_empty(x.shape[0], w1.shape[0])
     _call_forward(x, w1, b1, w2, b2, activation, saved, y)
-    return y, saved
+    return y, saved, None
 
 
 def _call_forward(
@@ -129,8 +137,22 @@ def _native_backward(
 ) -> list[Tensor]:
     if not _has_kernel(grad_y, x, w1, w2, saved):
         return _reference_backward(grad_y, x, w1, w2, saved, activation, needs)
+    return _native_backward_kept(grad_y, x, w1, w2, saved, None, activation, needs)
+
+
+def _native_backward_kept(
+    grad_y: Tensor,
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    saved: Tensor,
+    h: Tensor | None,
+    activation: str,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Return the gradients asked for; ``h`` is the activation's output where it was kept, else it is computed again."""
     if _left_to_blas(_core.backward_by_blas, x, w1, w2):
-        return _large_backward(grad_y, x, w1, w2, saved, activation, needs)
+        return _large_backward(grad_y, x, w1, w2, saved, h, activation, needs)
     gradients = _empty_gradients(x, w1, w2, needs)
     _core.backward(
         grad_y.contiguous(),
@@ -141,6 +163,7 @@ def _native_backward(
         *gradients,
         _IDS[activation],
         torch.get_num_threads(),
+        None if h is None else h.contiguous(),
     )
     return [gradient for gradient in gradients if gradient is not None]
 
@@ -153,36 +176,67 @@ def _left_to_blas(decide: Callable[..., bool], x: Tensor, w1: Tensor, w2: Tensor
     return decide(x.shape[0], x.shape[1], w1.shape[0], w2.shape[0], x.dtype.itemsize)
 
 
-def _large_forward_saved(
+def _large_forward(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str, keep_input: bool
-) -> tuple[Tensor, Tensor]:
-    """Return y and what backward needs of the hidden layer: the activation's input, or else its output."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y and the activation's input and output, which share their memory unless the input is to be kept."""
     z = F.linear(x, w1, b1)
     h = torch.empty_like(z) if keep_input else z
-    _core.activate(z, h, _IDS[activation], torch.get_num_threads())
-    return F.linear(h, w2, b2), z
+    threads = torch.get_num_threads()
+    if _core.outputs_by_blas(*z.shape, w2.shape[0], z.dtype.itemsize):
+        _core.activate(z, h, _IDS[activation], threads)
+        return F.linear(h, w2, b2), z, h
+    y = z.new_empty(z.shape[0], w2.shape[0])
+    bias = None if b2 is None else b2.contiguous()
+    _core.finish_forward(z, w2.contiguous(), bias, h, y, _IDS[activation], threads)
+    return y, z, h
 
 
 def _large_backward(
-    grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
+    grad_y: Tensor,
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    saved: Tensor,
+    h: Tensor | None,
+    activation: str,
+    needs: Sequence[bool],
 ) -> list[Tensor]:
     needs_x, needs_w1, needs_b1, needs_w2, needs_b2 = needs
-    grad_w1 = grad_b1 = grad_x = grad_w2 = grad_b2 = None
-    saved = saved.contiguous()
-    if needs_x or needs_w1 or needs_b1:
-        grad_z = grad_y @ w2
-        _core.multiply_by_derivative(saved, grad_z, _IDS[activation], torch.get_num_threads())
-        grad_x = grad_z @ w1 if needs_x else None
-        grad_w1 = grad_z.t() @ x if needs_w1 else None
-        grad_b1 = grad_z.sum(0) if needs_b1 else None
-    if needs_w2:
-        h = saved
-        if ACTIVATIONS[activation].saved == "input":
-            h = torch.empty_like(saved)
-            _core.activate(saved, h, _IDS[activation], torch.get_num_threads())
-        grad_w2 = grad_y.t() @ h
-    if needs_b2:
-        grad_b2 = grad_y.sum(0)
+    saved, threads = saved.contiguous(), torch.get_num_threads()
+    if _core.outputs_by_blas(*saved.shape, w2.shape[0], saved.dtype.itemsize):
+        grad_z = grad_b1 = grad_w2 = grad_b2 = None
+        if needs_x or needs_w1 or needs_b1:
+            grad_z = grad_y @ w2
+            _core.multiply_by_derivative(saved, grad_z, _IDS[activation], threads)
+            grad_b1 = grad_z.sum(0) if needs_b1 else None
+        if needs_w2:
+            if ACTIVATIONS[activation].saved == "output":
+                h = saved
+            elif h is None:
+                h = torch.empty_like(saved)
+                _core.activate(saved, h, _IDS[activation], threads)
+            grad_w2 = grad_y.t() @ h
+        if needs_b2:
+            grad_b2 = grad_y.sum(0)
+    else:
+        grad_z = torch.empty_like(saved) if needs_x or needs_w1 else None
+        inner = _empty_gradients(x, w1, w2, (False, False, needs_b1, needs_w2, needs_b2))
+        _core.backward(
+            grad_y.contiguous(),
+            x.contiguous(),
+            w1.contiguous(),
+            w2.contiguous(),
+            saved,
+            *inner,
+            _IDS[activation],
+            threads,
+            h,
+            grad_z,
+        )
+        grad_b1, grad_w2, grad_b2 = inner[2:]
+    grad_x = grad_z @ w1 if grad_z is not None and needs_x else None
+    grad_w1 = grad_z.t() @ x if grad_z is not None and needs_w1 else None
     return [g for g in (grad_x, grad_w1, grad_b1, grad_w2, grad_b2) if g is not None]
 
 
@@ -260,8 +314,12 @@ def _fake_backward(
 
 
 def _is_transformed() -> bool:
-    """Whether torch.func (grad, vmap, jvp …) or forward-mode AD is at work: plain torch ops know how to follow them."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    """Whether torch.func (grad, vmap, jvp …), forward-mode AD or torch.jit.trace is at work: only torch ops will do."""
+    return (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
 
 
 def _autograd_kernel(op: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
@@ -283,7 +341,8 @@ _backward_autograd = _autograd_kernel(_backward, reference.backward)
 class TwoLayerFunction(torch.autograd.Function):
     """y = act(x w1ᵀ + b1) w2ᵀ + b2, with a backward pass that computes only the gradients asked for.
 
-    ``computed`` is (y, saved) where the native library has them already, else None.
+    ``computed`` is (y, saved, h) where the native library has them already, else None; h is the activation's output
+    where backward wants it beside ``saved``, else None.
     """
 
     @staticmethod
@@ -295,35 +354,41 @@ class TwoLayerFunction(torch.autograd.Function):
         w2: Tensor,
         b2: Tensor | None,
         activation: str,
-        computed: tuple[Tensor, Tensor] | None,
+        computed: tuple[Tensor, Tensor, Tensor | None] | None,
     ) -> Tensor:
+        h = None
         if computed is not None:
-            y, saved = computed
+            y, saved, h = computed
         elif _is_plain_call(x, w1, b1, w2, b2):
-            y, saved = _native_forward_saved(x, w1, b1, w2, b2, activation)
+            y, saved, h = _native_forward_kept(x, w1, b1, w2, b2, activation)
         else:
             with torch._C._AutoDispatchBelowAutograd():
                 y, saved = _forward_saved(x, w1, b1, w2, b2, activation)
-        ctx.save_for_backward(x, w1, b1, w2, saved)
+        ctx.save_for_backward(x, w1, b1, w2, saved, h)
         ctx.activation = activation
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        x, w1, b1, w2, saved = ctx.saved_tensors
+        x, w1, b1, w2, saved, h = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        backward = _backward_autograd
         if torch.is_grad_enabled():  # a second derivative also flows through the hidden layer
             saved = _differentiable_saved(x, w1, b1, ctx.activation)
         elif not _may_differ():
             threads = torch.get_num_threads()
-            plain = _core.plain_backward(grad_y, x, w1, w2, saved, _IDS[ctx.activation], needs, threads)
+            plain = _core.plain_backward(grad_y, x, w1, w2, saved, h, _IDS[ctx.activation], needs, threads)
             if plain is not None:
                 return plain
-            if _is_plain_call(grad_y, x, w1, w2, saved):
-                backward = _native_backward
-        gradients = iter(backward(grad_y, x, w1, w2, saved, ctx.activation, needs[:5]))
-        return *[next(gradients) if need else None for need in needs[:5]], None, None
+            if _is_plain_call(grad_y, x, w1, w2, saved, h):
+                gradients = _native_backward_kept(grad_y, x, w1, w2, saved, h, ctx.activation, needs[:5])
+                return _placed(gradients, needs)
+        return _placed(_backward_autograd(grad_y, x, w1, w2, saved, ctx.activation, needs[:5]), needs)
+
+
+def _placed(gradients: Sequence[Tensor], needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Return the gradients where they were asked for, None elsewhere."""
+    following = iter(gradients)
+    return tuple(next(following) if need else None for need in needs)
 
 
 def _differentiable_saved(x: Tensor, w1: Tensor, b1: Tensor | None, activation: str) -> Tensor:

@@ -55,11 +55,12 @@ void with_storage_type(const TensorView& view, F&& f) {
 }
 
 void forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::handle b2_, py::handle saved_,
-             py::handle y_, int activation, int threads) {
+             py::handle y_, int activation, int threads, py::handle h_) {
   check_id("activation", activation, cpu::activation_names());
   const TensorView x(x_, "x"), w1(w1_, "w1"), w2(w2_, "w2"), y(y_, "y");
-  const OptionalView b1(b1_, "b1"), b2(b2_, "b2"), saved(saved_, "saved");
+  const OptionalView b1(b1_, "b1"), b2(b2_, "b2"), saved(saved_, "saved"), h(h_, "h");
   with_storage_type(x, [&]<class T>(T*) {
+    if (sizeof(T) == 2 && !h_.is_none()) throw py::type_error("h must be None for bfloat16");
     ForwardParams<T> p{};
     p.x = x.read_contiguous<T>({-1, -1});
     p.w1 = w1.read_contiguous<T>({-1, x.size(1)});
@@ -68,6 +69,30 @@ void forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::
     p.b1 = b1.read<T>({p.hidden});
     p.b2 = b2.read<T>({p.out});
     p.saved = saved.write<T>({p.batch, p.hidden});
+    p.h = h.write<T>({p.batch, p.hidden});
+    p.y = y.write<T>({p.batch, p.out});
+    p.activation = activation;
+    p.threads = threads;
+    const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
+    py::gil_scoped_release unlocked;
+    kernels.forward(p);
+  });
+}
+
+// y = act(z) w2ᵀ + b2, and act(z) into h, which may be z.
+void finish_forward(py::handle z_, py::handle w2_, py::handle b2_, py::handle h_, py::handle y_, int activation,
+                    int threads) {
+  check_id("activation", activation, cpu::activation_names());
+  const TensorView z(z_, "z"), w2(w2_, "w2"), h(h_, "h"), y(y_, "y");
+  const OptionalView b2(b2_, "b2");
+  with_storage_type(z, [&]<class T>(T*) {
+    if (sizeof(T) == 2) throw py::type_error("z must be float32 or float64; got bfloat16");
+    ForwardParams<T> p{};
+    p.z = z.read_contiguous<T>({-1, -1});
+    p.w2 = w2.read_contiguous<T>({-1, z.size(1)});
+    p.batch = z.size(0), p.hidden = z.size(1), p.out = w2.size(0);
+    p.b2 = b2.read<T>({p.out});
+    p.h = h.write<T>({p.batch, p.hidden});
     p.y = y.write<T>({p.batch, p.out});
     p.activation = activation;
     p.threads = threads;
@@ -79,12 +104,13 @@ void forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::
 
 void backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_, py::handle saved_, py::handle grad_x_,
               py::handle grad_w1_, py::handle grad_b1_, py::handle grad_w2_, py::handle grad_b2_, int activation,
-              int threads) {
+              int threads, py::handle h_, py::handle grad_z_) {
   check_id("activation", activation, cpu::activation_names());
   const TensorView grad_y(grad_y_, "grad_y"), x(x_, "x"), w1(w1_, "w1"), w2(w2_, "w2"), saved(saved_, "saved");
   const OptionalView grad_x(grad_x_, "grad_x"), grad_w1(grad_w1_, "grad_w1"), grad_b1(grad_b1_, "grad_b1"),
-      grad_w2(grad_w2_, "grad_w2"), grad_b2(grad_b2_, "grad_b2");
+      grad_w2(grad_w2_, "grad_w2"), grad_b2(grad_b2_, "grad_b2"), grad_z(grad_z_, "grad_z"), h(h_, "h");
   with_storage_type(x, [&]<class T>(T*) {
+    if (sizeof(T) == 2 && !grad_z_.is_none()) throw py::type_error("grad_z must be None for bfloat16");
     BackwardParams<T> p{};
     p.x = x.read_contiguous<T>({-1, -1});
     p.w1 = w1.read_contiguous<T>({-1, x.size(1)});
@@ -97,6 +123,8 @@ void backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_,
     p.grad_b1 = grad_b1.write<T>({p.hidden});
     p.grad_w2 = grad_w2.write<T>({p.out, p.hidden});
     p.grad_b2 = grad_b2.write<T>({p.out});
+    p.h = h.read<T>({p.batch, p.hidden});
+    p.grad_z = grad_z.write<T>({p.batch, p.hidden});
     p.activation = activation;
     p.threads = threads;
     const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
@@ -152,10 +180,12 @@ PYBIND11_MODULE(_core, m) {
   using namespace twolayer;
   m.doc() = "The native kernels of twolayer. Use it through the twolayer package.";
   m.def("forward", &forward, py::arg("x"), py::arg("w1"), py::arg("b1"), py::arg("w2"), py::arg("b2"), py::arg("saved"),
-        py::arg("y"), py::arg("activation"), py::arg("threads"));
+        py::arg("y"), py::arg("activation"), py::arg("threads"), py::arg("h") = py::none());
+  m.def("finish_forward", &finish_forward, py::arg("z"), py::arg("w2"), py::arg("b2"), py::arg("h"), py::arg("y"),
+        py::arg("activation"), py::arg("threads"));
   m.def("backward", &backward, py::arg("grad_y"), py::arg("x"), py::arg("w1"), py::arg("w2"), py::arg("saved"),
         py::arg("grad_x"), py::arg("grad_w1"), py::arg("grad_b1"), py::arg("grad_w2"), py::arg("grad_b2"),
-        py::arg("activation"), py::arg("threads"));
+        py::arg("activation"), py::arg("threads"), py::arg("h") = py::none(), py::arg("grad_z") = py::none());
   m.def("activate", &activate, py::arg("in"), py::arg("out"), py::arg("activation"), py::arg("threads"));
   m.def("multiply_by_derivative", &multiply_by_derivative, py::arg("saved"), py::arg("grad"), py::arg("activation"),
         py::arg("threads"));

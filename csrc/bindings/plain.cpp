@@ -11,21 +11,29 @@ namespace twolayer {
 namespace {
 
 // Whether a pass of a net of this size is left to torch's own products, with our passes over the hidden layer between
-// them. It is from so many multiply-adds on, weighted by bytes per number, that those took less time on one or on two
-// threads (AVX-512 Xeon, MKL): 30M forward and 8M backward in float32. bfloat16 is theirs sooner where the processor
-// multiplies it, which our kernels of these two passes do not.
-bool takes_less_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes, int64_t wide,
-                        int64_t bf16) {
-  const int64_t work = batch * hidden * (in + out);
-  return bytes == 2 && cpu::current_isa().pairs ? work >= bf16 : work * bytes >= wide * 4;
+// them: where those took less time on one or on two threads (AVX-512 Xeon, MKL). bfloat16 is theirs sooner where the
+// processor multiplies it, which our kernels of these two passes do not.
+bool bfloat16_by_blas(int64_t work, int64_t bytes, int64_t least) {
+  return bytes == 2 && cpu::current_isa().pairs && work >= least;
 }
 
+// From 100M multiply-adds of float32 on, unless the weights stay in a core's second cache.
 bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
-  return takes_less_by_blas(batch, in, hidden, out, bytes, 30'000'000, 2'000'000);
+  const int64_t weights = hidden * (in + out) * bytes, work = batch * hidden * (in + out);
+  return bfloat16_by_blas(work, bytes, 2'000'000) || (work * bytes >= 100'000'000 * 4 && weights >= 1 << 20);
 }
 
+// From 40M of them on.
 bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
-  return takes_less_by_blas(batch, in, hidden, out, bytes, 8'000'000, 6'000'000);
+  const int64_t work = batch * hidden * (in + out);
+  return bfloat16_by_blas(work, bytes, 6'000'000) || work * bytes >= 40'000'000 * 4;
+}
+
+// And, within a pass that is left to them, whether so are the products between the hidden layer and the output. Few
+// outputs make tiles that torch's products are slow at, and a kernel of ours does the passes over that layer on the
+// way.
+bool outputs_by_blas(int64_t batch, int64_t hidden, int64_t out, int64_t bytes) {
+  return bytes == 2 || out > 64 || batch * hidden * out * bytes >= 8'000'000 * 4;
 }
 
 // A tensor whose memory holds its values, one after the other: of torch's own classes, dense, contiguous, on the CPU
@@ -71,14 +79,14 @@ struct PlainTensor {
   }
 };
 
-// A parameter that may be None.
-struct PlainBias {
+// One that may be None.
+struct OptionalPlain {
   std::optional<PlainTensor> tensor;
-  explicit PlainBias(PyObject* object) {
+  explicit OptionalPlain(PyObject* object) {
     if (object != Py_None) tensor.emplace(object);
   }
-  bool fits(DType dtype, int64_t size) const {
-    return !tensor || (tensor->is_plain && tensor->dtype() == dtype && tensor->has_shape({size}));
+  bool fits(DType dtype, std::initializer_list<int64_t> shape) const {
+    return !tensor || (tensor->is_plain && tensor->dtype() == dtype && tensor->has_shape(shape));
   }
   template <class T>
   T* data() const {
@@ -130,7 +138,8 @@ bool requires_grad(py::handle object) {
   return value.ptr() == Py_True;
 }
 
-// y; or (y, saved) if a tensor requires a gradient while these are `recorded`; None where the call is not plain.
+// y; or (y, saved, and the activation's output where `saved` is not that) if a tensor requires a gradient while these
+// are `recorded`; None where the call is not plain.
 py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::handle b2_, int activation,
                          int threads, bool recorded) {
   const PlainTensor x(x_.ptr()), w1(w1_.ptr()), w2(w2_.ptr());
@@ -138,9 +147,9 @@ py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::hand
   if (x.view.ndim != 2 || w1.view.ndim != 2 || w2.view.ndim != 2) return py::none();
   const DType dtype = x.dtype();
   const int64_t batch = x.view.shape[0], in = x.view.shape[1], hidden = w1.view.shape[0], out = w2.view.shape[0];
-  const PlainBias b1(b1_.ptr()), b2(b2_.ptr());
+  const OptionalPlain b1(b1_.ptr()), b2(b2_.ptr());
   if (w1.dtype() != dtype || w2.dtype() != dtype || w1.view.shape[1] != in || w2.view.shape[1] != hidden ||
-      !b1.fits(dtype, hidden) || !b2.fits(dtype, out))
+      !b1.fits(dtype, {hidden}) || !b2.fits(dtype, {out}))
     return py::none();
   return with_storage_type(dtype, [&]<class T>(T*) -> py::object {
     if (forward_by_blas(batch, in, hidden, out, sizeof(T))) return py::none();
@@ -152,7 +161,11 @@ py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::hand
     p.x = x.data<T>(), p.w1 = w1.data<T>(), p.b1 = b1.data<T>(), p.w2 = w2.data<T>(), p.b2 = b2.data<T>();
     p.y = y.data;
     std::optional<NewTensor<T>> saved;
-    if (save) p.saved = saved.emplace(x_.ptr(), batch, hidden).data;
+    std::optional<NewTensor<T>> h;
+    if (save) {
+      p.saved = saved.emplace(x_.ptr(), batch, hidden).data;
+      if (sizeof(T) != 2 && cpu::activation_saves_input(activation)) p.h = h.emplace(x_.ptr(), batch, hidden).data;
+    }
     p.activation = activation;
     p.threads = threads;
     const auto& kernels = cpu::net_kernels<T>(cpu::current_isa());
@@ -161,22 +174,23 @@ py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::hand
       kernels.forward(p);
     }
     if (!save) return y.object;
-    return py::make_tuple(y.object, saved->object);
+    return py::make_tuple(y.object, saved->object, h ? h->object : py::none());
   });
 }
 
 // What autograd.Function.backward returns: the gradients of (x, w1, b1, w2, b2, and two arguments more), None where
 // `needs` is off. None alone where the call is not plain.
 py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_, py::handle saved_,
-                          int activation, py::tuple needs, int threads) {
+                          py::handle h_, int activation, py::tuple needs, int threads) {
   const PlainTensor grad_y(grad_y_.ptr()), x(x_.ptr()), w1(w1_.ptr()), w2(w2_.ptr()), saved(saved_.ptr());
+  const OptionalPlain h(h_.ptr());
   if (!grad_y.is_plain || !x.is_plain || !w1.is_plain || !w2.is_plain || !saved.is_plain) return py::none();
   if (x.view.ndim != 2 || w1.view.ndim != 2 || w2.view.ndim != 2) return py::none();
   const DType dtype = x.dtype();
   const int64_t batch = x.view.shape[0], in = x.view.shape[1], hidden = w1.view.shape[0], out = w2.view.shape[0];
   if (grad_y.dtype() != dtype || w1.dtype() != dtype || w2.dtype() != dtype || saved.dtype() != dtype ||
       !grad_y.has_shape({batch, out}) || !w1.has_shape({hidden, in}) || !w2.has_shape({out, hidden}) ||
-      !saved.has_shape({batch, hidden}))
+      !saved.has_shape({batch, hidden}) || !h.fits(dtype, {batch, hidden}))
     return py::none();
   return with_storage_type(dtype, [&]<class T>(T*) -> py::object {
     if (backward_by_blas(batch, in, hidden, out, sizeof(T))) return py::none();
@@ -192,6 +206,7 @@ py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py:
     p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
     p.grad_y = grad_y.data<T>(), p.x = x.data<T>(), p.w1 = w1.data<T>(), p.w2 = w2.data<T>();
     p.saved = saved.data<T>();
+    p.h = h.data<T>();
     p.grad_x = make(0, batch, in);
     p.grad_w1 = make(1, hidden, in);
     p.grad_b1 = make(2, hidden);
@@ -218,6 +233,7 @@ void bind_plain(py::module_& m) {
         py::arg("bytes"));
   m.def("backward_by_blas", &backward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"),
         py::arg("bytes"));
+  m.def("outputs_by_blas", &outputs_by_blas, py::arg("batch"), py::arg("hidden"), py::arg("out"), py::arg("bytes"));
 }
 
 }  // namespace twolayer

@@ -25,7 +25,7 @@ void backward(const BackwardParams<T>& p) {
 
   if (p.grad_b2) sum_rows<C>(p.batch, p.out, grad_y, p.out, p.grad_b2);
   if (p.grad_w2) {
-    const bool recompute = saves_input(p.activation);
+    const bool recompute = saves_input(p.activation) && !p.h;
     Scratch<C> recomputed(recompute ? p.batch * p.hidden : 0);  // (batch, hidden), the activation's output
     if (recompute)
       for_chunks(p.threads, p.batch, p.hidden, 1, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
@@ -36,23 +36,25 @@ void backward(const BackwardParams<T>& p) {
     const auto product = [&](const auto* h) {
       gradient_product<Left::kTransposed>(p.threads, p.out, p.hidden, p.batch, grad_y, p.out, h, p.grad_w2);
     };
-    recompute ? product(static_cast<const C*>(recomputed.data)) : product(p.saved);
+    recompute ? product(static_cast<const C*>(recomputed.data)) : product(p.h ? p.h : p.saved);
   }
-  if (!p.grad_x && !p.grad_w1 && !p.grad_b1) return;
+  if (!p.grad_x && !p.grad_w1 && !p.grad_b1 && !p.grad_z) return;
 
-  Scratch<C> grad_z(p.batch * p.hidden);  // (batch, hidden), the gradient at the activation's input
+  C* grad_z = nullptr;  // (batch, hidden), the gradient at the activation's input
+  if constexpr (__is_same(C, T)) grad_z = p.grad_z;
+  Scratch<C> scratch(grad_z ? 0 : p.batch * p.hidden);
+  if (!grad_z) grad_z = scratch.data;
   for_chunks(p.threads, p.batch, p.hidden, p.out, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    C* g = grad_z.data + i0 * p.hidden + j0;
+    C* g = grad_z + i0 * p.hidden + j0;
     multiply<Left::kPlain>(i1 - i0, j1 - j0, p.out, Strided<const C>{grad_y + i0 * p.out, p.out},
                            Strided<const T>{p.w2 + j0, p.hidden}, Strided<C>{g, p.hidden});
     for (int64_t i = i0; i < i1; ++i, g += p.hidden)
       multiply_by_derivative<C>(p.activation, j1 - j0, p.saved + i * p.hidden + j0, g);
   });
-  if (p.grad_b1) sum_rows<C>(p.batch, p.hidden, grad_z.data, p.hidden, p.grad_b1);
+  if (p.grad_b1) sum_rows<C>(p.batch, p.hidden, grad_z, p.hidden, p.grad_b1);
   if (p.grad_w1)
-    gradient_product<Left::kTransposed>(p.threads, p.hidden, p.in, p.batch, grad_z.data, p.hidden, p.x, p.grad_w1);
-  if (p.grad_x)
-    gradient_product<Left::kPlain>(p.threads, p.batch, p.in, p.hidden, grad_z.data, p.hidden, p.w1, p.grad_x);
+    gradient_product<Left::kTransposed>(p.threads, p.hidden, p.in, p.batch, grad_z, p.hidden, p.x, p.grad_w1);
+  if (p.grad_x) gradient_product<Left::kPlain>(p.threads, p.batch, p.in, p.hidden, grad_z, p.hidden, p.w1, p.grad_x);
 }
 
 template <class T>

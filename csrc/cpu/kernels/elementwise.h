@@ -73,14 +73,27 @@ void fill_zero(int64_t n, T* out) {
   for (int64_t j = 0; j < n; j += lanes<T>) store(out + j, zero<T>());
 }
 
-// out[j] = sum over i of row i's j-th number, rows in ascending order.
+// out[j] = sum over i of row i's j-th number: rows in ascending order within a block, then blocks, so that many rows
+// lose less than by one long chain.
 template <class T, class TIn, class TOut>
 void sum_rows(int64_t rows, int64_t n, const TIn* in, int64_t stride, TOut* out) {
-  constexpr int L = lanes<T>;
-  for (int64_t j = 0; j < n; j += L) {
-    const int64_t valid = n - j < L ? n - j : L;
-    Vec<T> total = zero<T>();
-    for (int64_t i = 0; i < rows; ++i) total = total + load_partial(in + i * stride + j, valid);
-    store_partial(out + j, total, valid);
-  }
+  constexpr int L = lanes<T>, kBlock = 32;
+  const auto sum = [&]<int kVectors>(int64_t j, int64_t valid) {
+    const auto read = [&](const TIn* from) { return kVectors > 1 ? load(from) : load_partial(from, valid); };
+    Vec<T> totals[kVectors];
+    TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) totals[v] = zero<T>();
+    for (int64_t first = 0; first < rows; first += kBlock) {
+      Vec<T> sums[kVectors];
+      TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) sums[v] = zero<T>();
+      const TIn* row = in + first * stride + j;
+      const int64_t count = rows - first < kBlock ? rows - first : kBlock;
+      for (int64_t i = 0; i < count; ++i, row += stride)
+        TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) sums[v] = sums[v] + read(row + v * L);
+      TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) totals[v] = totals[v] + sums[v];
+    }
+    TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) store_partial(out + j + v * L, totals[v], valid);
+  };
+  int64_t j = 0;
+  for (; j + 4 * L <= n; j += 4 * L) sum.template operator()<4>(j, L);
+  for (; j < n; j += L) sum.template operator()<1>(j, n - j < L ? n - j : L);
 }

@@ -36,11 +36,13 @@ TWOLAYER_INLINE void write_result(int64_t rows, int64_t columns, T* out, int64_t
   }
 }
 
-// Calls body(begin, end) over [0, count) in chunks, for passes that cost some tens of instructions a vector.
+constexpr int64_t kActivationCost = 16;  // in multiply-adds: some tens of instructions a vector
+
+// Calls body(begin, end) over [0, count) in chunks, for passes over the hidden layer.
 template <class Body>
 void for_elements(int threads, int64_t count, Body&& body) {
-  constexpr int64_t kChunk = 1 << 14, kCost = 16;
-  parallel_for(worthwhile_threads(count * kCost, threads), ceil_div(count, kChunk),
+  constexpr int64_t kChunk = 1 << 14;
+  parallel_for(worthwhile_threads(count * kActivationCost, threads), ceil_div(count, kChunk),
                [&](int64_t chunk) { body(chunk * kChunk, min_of((chunk + 1) * kChunk, count)); });
 }
 
@@ -69,21 +71,26 @@ void forward(const ForwardParams<T>& p) {
   constexpr bool kSame = __is_same(C, T);
   // The hidden layer (batch, hidden): in `saved` where that keeps just what the second product reads.
   C* hidden = nullptr;
-  if constexpr (kSame) hidden = p.saved && !saves_input(p.activation) ? p.saved : nullptr;
-  T* const saved = hidden ? nullptr : p.saved;
+  if constexpr (kSame) hidden = p.h ? p.h : p.saved && !saves_input(p.activation) ? p.saved : nullptr;
+  T* const saved = hidden && !p.h ? nullptr : p.saved;
   Scratch<C> scratch(hidden ? 0 : p.batch * p.hidden);
   if (!hidden) hidden = scratch.data;
 
   const bool packs1 = kSame && packing_pays<C>(p.batch, p.hidden, p.in);
   const bool packs2 = kSame && packing_pays<C>(p.batch, p.out, p.hidden);
   for_chunks(
-      p.threads, p.batch, p.hidden, p.in,
+      p.threads, p.batch, p.hidden, p.z ? kActivationCost : p.in,
       [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-        C* z = hidden + i0 * p.hidden + j0;
-        product(packs1, i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.w1 + j0 * p.in, p.b1 ? p.b1 + j0 : nullptr, z,
+        C* h = hidden + i0 * p.hidden + j0;
+        if (p.z) {
+          for (int64_t i = i0; i < i1; ++i, h += p.hidden)
+            activate<C>(p.activation, j1 - j0, p.z + i * p.hidden + j0, h, static_cast<T*>(nullptr));
+          return;
+        }
+        product(packs1, i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.w1 + j0 * p.in, p.b1 ? p.b1 + j0 : nullptr, h,
                 p.hidden);
-        for (int64_t i = i0; i < i1; ++i, z += p.hidden)
-          activate<C>(p.activation, j1 - j0, z, z, saved ? saved + i * p.hidden + j0 : nullptr);
+        for (int64_t i = i0; i < i1; ++i, h += p.hidden)
+          activate<C>(p.activation, j1 - j0, h, h, saved ? saved + i * p.hidden + j0 : nullptr);
       },
       packs1 ? kPackedRows : kRowChunk);
   for_chunks(

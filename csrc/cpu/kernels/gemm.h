@@ -30,7 +30,7 @@ struct TileShape {
 constexpr int64_t kRowChunk = 48;     // rows of a matrix one chunk of work covers,
 constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
 
-constexpr int64_t kPackedRows = 240;  // rows that one packing of weights serves
+constexpr int64_t kPackedRows = 256;  // rows that one packing of weights serves
 
 TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TWOLAYER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
