@@ -18,7 +18,9 @@
 namespace twolayer::cpu {
 namespace {
 
-constexpr int kSpins = 1500;  // some tens of µs: longer than a phase's imbalance, shorter than anyone would miss
+// 0.1 ms or so. Whoever sleeps while another is still being woken up may be woken in turn on that one's core, and the
+// two take turns there for tens of ms.
+constexpr int kSpins = 10000;
 constexpr int kCacheLine = 64;
 
 void pause() {
