@@ -230,7 +230,6 @@ struct Engine<T>::Impl final : PhasedJob {
     if (!scans) return Phase::kForward;
     const int64_t words = (batch_capacity + 63) / 64;
     p.nonzero_rows = nonzero_rows.grow(words * p.in);
-    p.grad_rows = grad_rows.grow(batch_capacity * p.padded_hidden);
     return Phase::kScan;
   }
 
@@ -238,9 +237,12 @@ struct Engine<T>::Impl final : PhasedJob {
   void choose_product() {
     const double density = static_cast<double>(nonzero_count.exchange(0)) / static_cast<double>(p.batch * p.in);
     p.skips_zeros = skip_zeros == SkipZeros::kAlways || density < kSparseBelow;
-    if (!p.skips_zeros) dense_batches = kLookAgainAfter;
-    // Going through columns twice costs more than the balance gains.
-    if (p.skips_zeros) p.group = p.block, p.shares_groups = false;
+    if (!p.skips_zeros) {
+      dense_batches = kLookAgainAfter;
+      return;
+    }
+    p.grad_rows = grad_rows.grow(batch_capacity * p.padded_hidden);
+    p.group = p.block, p.shares_groups = false;  // going through columns twice costs more than the balance gains
   }
 
   void note_next_batch(int64_t first) {
