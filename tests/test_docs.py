@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -105,6 +106,18 @@ def test_both_readmes_have_the_same_code_and_comparison() -> None:
     ]
     assert len(sections[0]) == 1
     assert sections[1] == sections[0]
+
+
+def test_the_figures_are_those_of_the_committed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import tables
+
+    found = json.loads(tables.RESULTS.read_text(encoding="utf-8"))
+    assert not found["quick"]
+    for name, marks in {"README.md": 1, "README.zh.md": 1, "docs/performance.md": 2}.items():
+        document = (ROOT / name).read_text(encoding="utf-8")
+        assert len(re.findall(r"<!-- /bench", document)) == marks
+        assert tables.with_sections(document, found) == document, "run: python benchmarks/tables.py"
 
 
 def test_bounds_are_those_of_the_tests() -> None:
