@@ -48,7 +48,7 @@ SMALL = Training("cross_entropy", "tanh", torch.float32, momentum=0.9)
 WIDE = Training("cross_entropy", "gelu", torch.float32, Shape(64, 300, 160, 20), rows=200, momentum=0.9)
 DEEP = replace(WIDE, loss="mse", activation="sigmoid", shape=Shape(300, 100, 160, 20), rows=620)
 # So many rows that all threads share all hidden units.
-LONG = replace(DEEP, shape=Shape(300, 100, 40, 20))
+LONG = replace(DEEP, shape=Shape(300, 100, 30, 20))
 wide_trainings = pytest.mark.parametrize("training", [WIDE, DEEP, LONG, replace(WIDE, dtype=torch.float64)], ids=str)
 
 

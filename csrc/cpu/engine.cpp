@@ -19,7 +19,7 @@ constexpr int64_t kMaxBlocks = 16;       // partial outputs of this many blocks 
 constexpr double kSparseBelow = 0.4;     // share of nonzero inputs up to which going through them alone is faster
 constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
 constexpr int64_t kShareFrom = 64;       // inputs from which on it pays that threads share a block of hidden units
-constexpr int64_t kSpreadFrom = 2;       // rows per hidden unit from which on it pays that they share all of them
+constexpr int64_t kSpreadFrom = 8;       // rows per hidden unit from which on it pays that they share all of them
 constexpr int64_t kReadAhead = 1 << 20;  // bytes of the next batch that stay in cache until they are used
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
