@@ -67,12 +67,6 @@ void round_to_bfloat16(int64_t n, T* values) {
   map<T>(n, [](auto v) { return rounded_to_bfloat16(v); }, values, values);
 }
 
-// n is a whole number of vectors.
-template <class T>
-void fill_zero(int64_t n, T* out) {
-  for (int64_t j = 0; j < n; j += lanes<T>) store(out + j, zero<T>());
-}
-
 // out[j] = sum over i of row i's j-th number: rows in ascending order within a block, then blocks, so that many rows
 // lose less than by one long chain.
 template <class T, class TIn, class TOut>
