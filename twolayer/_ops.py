@@ -272,17 +272,18 @@ def _is_plain_call(*tensors: Tensor | None) -> bool:
     return _PLAIN_KEYS.issuperset(0 if tensor is None else _dispatch_keys(tensor) for tensor in tensors)
 
 
-def _openmp_team() -> int:
-    """Return the address of ``GOMP_parallel`` in the OpenMP library that torch computes with; 0 where it has none."""
+def _openmp_functions() -> list[int]:
+    """Return the addresses of ``GOMP_parallel`` and ``omp_get_thread_num`` in torch's OpenMP library; 0 without one."""
     try:
         library = ctypes.CDLL("libtorch_cpu.so", mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+        functions = library.GOMP_parallel, library.omp_get_thread_num
+        return [ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions]
     except (OSError, AttributeError):
-        return 0
+        return [0, 0]
 
 
 if _core is not None:
-    _core.borrow_threads(_openmp_team())
+    _core.borrow_threads(*_openmp_functions())
     _library.impl("forward", _native_forward, "CPU")
     _library.impl("forward_saved", _native_forward_saved, "CPU")
     _library.impl("backward", _native_backward, "CPU")

@@ -190,8 +190,13 @@ PYBIND11_MODULE(_core, m) {
   m.def("multiply_by_derivative", &multiply_by_derivative, py::arg("saved"), py::arg("grad"), py::arg("activation"),
         py::arg("threads"));
   m.def(
-      "borrow_threads", [](uintptr_t team) { cpu::borrow_threads(reinterpret_cast<cpu::OpenMPTeam>(team)); },
-      py::arg("team"));
+      "borrow_threads",
+      [](uintptr_t team, uintptr_t thread_number) {
+        const bool both = team && thread_number;
+        cpu::borrow_threads(reinterpret_cast<cpu::OpenMPTeam>(both ? team : 0),
+                            reinterpret_cast<cpu::OpenMPThreadNumber>(both ? thread_number : 0));
+      },
+      py::arg("team"), py::arg("thread_number"));
   m.def("isa", [] { return cpu::current_isa().name; });
   m.def("isas_available", [] { return names(cpu::available_isas()); });
   m.def("isas_compiled", [] { return names(cpu::compiled_isas()); });

@@ -148,6 +148,40 @@ void run_team(int threads, Task task, void* context) {
 }
 
 OpenMPTeam openmp_team = nullptr;
+OpenMPThreadNumber openmp_thread_number = nullptr;
+
+// Chunks of a loop, in a range for each thread, who begins with its own: from call to call a thread then works on the
+// same part of the same arrays, which its cache may still hold.
+class Ranges {
+ public:
+  Ranges(int threads, int64_t chunks, void (*body)(void*, int64_t), void* context)
+      : body_(body), context_(context), chunks_(chunks), count_(std::min(threads, kMost)) {
+    for (int range = 0; range < count_; ++range) next_[range].chunk.store(begin(range), std::memory_order_relaxed);
+  }
+
+  void work(int thread) {
+    for (int i = 0; i < count_; ++i) {
+      const int range = (thread + i) % count_;
+      std::atomic<int64_t>& next = next_[range].chunk;
+      const int64_t end = begin(range + 1);
+      for (int64_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < end;) body_(context_, chunk);
+    }
+  }
+
+ private:
+  static constexpr int kMost = 16;
+  struct alignas(kCacheLine) Next {
+    std::atomic<int64_t> chunk;
+  };
+
+  int64_t begin(int range) const { return chunks_ * range / count_; }
+
+  void (*const body_)(void*, int64_t);
+  void* const context_;
+  const int64_t chunks_;
+  const int count_;
+  Next next_[kMost];
+};
 
 class PhaseRunner {
  public:
@@ -204,24 +238,16 @@ void parallel_for(int threads, int64_t chunks, void (*body)(void*, int64_t), voi
     for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
     return;
   }
-  struct Loop {
-    void (*body)(void*, int64_t);
-    void* context;
-    int64_t chunks;
-    std::atomic<int64_t> next{0};
-  } loop{body, context, chunks, {}};
-  const auto work = [](void* shared) {
-    auto& loop = *static_cast<Loop*>(shared);
-    for (int64_t chunk; (chunk = loop.next.fetch_add(1, std::memory_order_relaxed)) < loop.chunks;)
-      loop.body(loop.context, chunk);
-  };
+  Ranges ranges(threads, chunks, body, context);
   if (openmp_team)
-    openmp_team(work, &loop, static_cast<unsigned>(threads), 0);
+    openmp_team([](void* shared) { static_cast<Ranges*>(shared)->work(openmp_thread_number()); }, &ranges,
+                static_cast<unsigned>(threads), 0);
   else
-    run_team(threads, [](void* shared, int) { decltype(work){}(shared); }, &loop);
+    run_team(threads, [](void* shared, int thread) { static_cast<Ranges*>(shared)->work(thread); }, &ranges);
 }
 
-void borrow_threads(OpenMPTeam team) {
+void borrow_threads(OpenMPTeam team, OpenMPThreadNumber thread_number) {
+  openmp_thread_number = thread_number;
   static const int registered = pthread_atfork(nullptr, nullptr, [] { openmp_team = nullptr; });
   openmp_team = registered == 0 ? team : nullptr;
 }

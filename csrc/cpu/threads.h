@@ -17,10 +17,11 @@ void parallel_for(int threads, int64_t chunks, Body&& body) {
 }
 
 // Has parallel_for borrow the threads of the OpenMP library that others in this process compute with, whose threads
-// spin for a while after their work and would keep ours from the cores. `team` is GOMP_parallel; null: the core's own
-// threads, which a forked child uses anyhow, since OpenMP's do not survive a fork.
+// spin for a while after their work and would keep ours from the cores. They are GOMP_parallel and omp_get_thread_num;
+// null: the core's own threads, which a forked child uses anyhow, since OpenMP's do not survive a fork.
 using OpenMPTeam = void (*)(void (*task)(void* context), void* context, unsigned threads, unsigned flags);
-void borrow_threads(OpenMPTeam team);
+using OpenMPThreadNumber = int (*)();
+void borrow_threads(OpenMPTeam team, OpenMPThreadNumber thread_number);
 
 // A sequence of phases, each of one chunk per thread. A phase ends when its last chunk does, whoever ran it; then that
 // thread alone calls advance(), whose writes every later chunk sees. A thread takes its own chunk first (its data is in

@@ -3,11 +3,54 @@
 // c (m, n) = a b in chunks; a (m, k) as Left says, in compute type; b (k, n) and c in storage type.
 template <Left kLeft, class C, class TB, class T>
 void gradient_product(int threads, int64_t m, int64_t n, int64_t k, const C* a, int64_t lda, const TB* b, T* c) {
-  for_chunks(threads, m, n, k, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    const Strided<const C> left{kLeft == Left::kTransposed ? a + i0 : a + i0 * lda, lda};
-    write_result<C>(i1 - i0, j1 - j0, c + i0 * n + j0, n, [&](C* out, int64_t stride) {
-      multiply<kLeft>(i1 - i0, j1 - j0, k, left, Strided<const TB>{b + j0, n}, Strided<C>{out, stride});
+  for_chunks(threads, m, n, k, [&](Range rows, Range columns) {
+    const Strided<const C> left{kLeft == Left::kTransposed ? a + rows.begin : a + rows.begin * lda, lda};
+    write_result<C>(rows.size(), columns.size(), c + rows.begin * n + columns.begin, n, [&](C* out, int64_t stride) {
+      multiply<kLeft>(rows.size(), columns.size(), k, left, Strided<const TB>{b + columns.begin, n},
+                      Strided<C>{out, stride});
     });
+  });
+}
+
+// to (k, width) = `columns` columns of (k, ·), whose rows may be a page apart and fall into the same set of a cache.
+template <class C, class TB>
+void copy_columns(int64_t k, int64_t columns, const TB* from, int64_t ld, C* to, int64_t width) {
+  for (int64_t i = 0; i < k; ++i) map<C>(columns, [](auto v) { return v; }, to + i * width, from + i * ld);
+}
+
+// The same product for an a that is stored (k, m), with columns of both factors copied: worth it for many of a's.
+template <class C, class TB, class T>
+void weight_gradient(int threads, int64_t m, int64_t n, int64_t k, const C* a, const TB* b, T* c) {
+  constexpr int64_t kWidth = 48;  // whole tiles of every shape
+  constexpr int64_t kRows = 512;  // that a copy of b's columns serves
+  constexpr int64_t kWorthwhile = 128;
+  if (m < kWorthwhile && k <= kDepth) return gradient_product<Left::kTransposed>(threads, m, n, k, a, m, b, c);
+  threads = worthwhile_threads(m * n * k, threads);
+  Scratch<C> left(ceil_div(m, kPanel) * kPanel * k);  // panels of (k)
+  parallel_for(threads, ceil_div(m, kPanel), [&](int64_t panel) {
+    const int64_t row = panel * kPanel;
+    copy_columns(k, min_of(kPanel, m - row), a + row, m, left.data + row * k, kPanel);
+  });
+  const int64_t down = ceil_div(m, kRows);
+  parallel_for(threads, down * ceil_div(n, kWidth), [&](int64_t chunk) {
+    const int64_t row0 = chunk % down * kRows, j = chunk / down * kWidth, columns = min_of(kWidth, n - j);
+    const int64_t rows = min_of(kRows, m - row0);
+    Scratch<C> unrounded(__is_same(C, T) ? 0 : rows * kWidth);
+    Strided<C> sums{unrounded.data, kWidth};
+    if constexpr (__is_same(C, T)) sums = {c + row0 * n + j, n};
+    alignas(64) C right[kDepth * kWidth];
+    int64_t k0 = 0;
+    do {
+      const int64_t depth = min_of(kDepth, k - k0);
+      copy_columns(depth, columns, b + k0 * n + j, n, right, kWidth);
+      for (int64_t i = 0; i < rows; i += kPanel)
+        multiply<Left::kTransposed>(min_of(kPanel, rows - i), columns, depth,
+                                    Strided<const C>{left.data + (row0 + i) * k + k0 * kPanel, kPanel},
+                                    Strided<const C>{right, kWidth}, Strided<C>{sums.row(i), sums.stride}, k0 > 0);
+      k0 += depth;
+    } while (k0 < k);
+    if constexpr (!__is_same(C, T))
+      for (int64_t i = 0; i < rows; ++i) map<C>(columns, [](auto v) { return v; }, c + (row0 + i) * n + j, sums.row(i));
   });
 }
 
@@ -28,10 +71,11 @@ void backward(const BackwardParams<T>& p) {
     const bool recompute = saves_input(p.activation) && !p.h;
     Scratch<C> recomputed(recompute ? p.batch * p.hidden : 0);  // (batch, hidden), the activation's output
     if (recompute)
-      for_chunks(p.threads, p.batch, p.hidden, 1, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-        for (int64_t i = i0; i < i1; ++i)
-          activate(p.activation, j1 - j0, p.saved + i * p.hidden + j0, recomputed.data + i * p.hidden + j0,
-                   static_cast<T*>(nullptr));
+      for_chunks(p.threads, p.batch, p.hidden, 1, [&](Range rows, Range units) {
+        for (int64_t i = rows.begin; i < rows.end; ++i) {
+          const int64_t at = i * p.hidden + units.begin;
+          activate(p.activation, units.size(), p.saved + at, recomputed.data + at, static_cast<T*>(nullptr));
+        }
       });
     const auto product = [&](const auto* h) {
       gradient_product<Left::kTransposed>(p.threads, p.out, p.hidden, p.batch, grad_y, p.out, h, p.grad_w2);
@@ -44,16 +88,15 @@ void backward(const BackwardParams<T>& p) {
   if constexpr (__is_same(C, T)) grad_z = p.grad_z;
   Scratch<C> scratch(grad_z ? 0 : p.batch * p.hidden);
   if (!grad_z) grad_z = scratch.data;
-  for_chunks(p.threads, p.batch, p.hidden, p.out, [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    C* g = grad_z + i0 * p.hidden + j0;
-    multiply<Left::kPlain>(i1 - i0, j1 - j0, p.out, Strided<const C>{grad_y + i0 * p.out, p.out},
-                           Strided<const T>{p.w2 + j0, p.hidden}, Strided<C>{g, p.hidden});
-    for (int64_t i = i0; i < i1; ++i, g += p.hidden)
-      multiply_by_derivative<C>(p.activation, j1 - j0, p.saved + i * p.hidden + j0, g);
+  for_chunks(p.threads, p.batch, p.hidden, p.out, [&](Range rows, Range units) {
+    C* g = grad_z + rows.begin * p.hidden + units.begin;
+    multiply<Left::kPlain>(rows.size(), units.size(), p.out, Strided<const C>{grad_y + rows.begin * p.out, p.out},
+                           Strided<const T>{p.w2 + units.begin, p.hidden}, Strided<C>{g, p.hidden});
+    for (int64_t i = rows.begin; i < rows.end; ++i, g += p.hidden)
+      multiply_by_derivative<C>(p.activation, units.size(), p.saved + i * p.hidden + units.begin, g);
   });
   if (p.grad_b1) sum_rows<C>(p.batch, p.hidden, grad_z, p.hidden, p.grad_b1);
-  if (p.grad_w1)
-    gradient_product<Left::kTransposed>(p.threads, p.hidden, p.in, p.batch, grad_z, p.hidden, p.x, p.grad_w1);
+  if (p.grad_w1) weight_gradient(p.threads, p.hidden, p.in, p.batch, grad_z, p.x, p.grad_w1);
   if (p.grad_x) gradient_product<Left::kPlain>(p.threads, p.batch, p.in, p.hidden, grad_z, p.hidden, p.w1, p.grad_x);
 }
 

@@ -12,13 +12,13 @@ struct ComputeOf<bfloat16> {
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
-// Calls body(row0, row1, column0, column1) over a grid of chunks of an m × n result costing `depth` multiply-adds each.
+// Calls body(rows, columns) over a grid of chunks of an m × n result costing `depth` multiply-adds each.
 template <class Body>
-void for_chunks(int threads, int64_t m, int64_t n, int64_t depth, Body&& body, int64_t rows = kRowChunk) {
-  const int64_t across = ceil_div(n, kColumnChunk), chunks = ceil_div(m, rows) * across;
+void for_chunks(int threads, int64_t m, int64_t n, int64_t depth, Body&& body) {
+  const int64_t down = ceil_div(m, kRowChunk), chunks = down * ceil_div(n, kColumnChunk);
   parallel_for(worthwhile_threads(m * n * depth, threads), chunks, [&](int64_t chunk) {
-    const int64_t i = chunk / across * rows, j = chunk % across * kColumnChunk;
-    body(i, min_of(i + rows, m), j, min_of(j + kColumnChunk, n));
+    const int64_t i = chunk % down * kRowChunk, j = chunk / down * kColumnChunk;
+    body(Range{i, min_of(i + kRowChunk, m)}, Range{j, min_of(j + kColumnChunk, n)});
   });
 }
 
@@ -55,15 +55,46 @@ void activate_all(const ActivateParams<T>& p) {
   });
 }
 
-// c (m, n) = a (m, k) wᵀ + bias, for w (n, k); n ≤ kColumnChunk.
-template <class TA, class T, class C>
-TWOLAYER_INLINE void product(bool packs, int64_t m, int64_t n, int64_t k, const TA* a, const T* w, const T* bias, C* c,
-                             int64_t ldc) {
-  if constexpr (__is_same(TA, C) && __is_same(T, C)) {
-    if (packs) return multiply_packed(m, n, k, a, k, w, k, bias, c, ldc);
+// w (n, k) as a factor from the right, transposed: as it is, or in panels made from it where enough rows are
+// multiplied.
+template <class T, class C>
+class RightFactor {
+ public:
+  RightFactor(int threads, int64_t m, int64_t n, int64_t k, const T* w)
+      : k_(k), w_(w), packed_(pays(m, n, k) ? ceil_div(n, kPanel) * kPanel * k : 0) {
+    if constexpr (__is_same(T, C)) {
+      if (!packed_.data) return;
+      parallel_for(worthwhile_threads(n * k, threads), ceil_div(n, kPanel), [&](int64_t panel) {
+        const int64_t unit = panel * kPanel;
+        pack_transposed(min_of(kPanel, n - unit), k, w + unit * k, k, packed_.data + unit * k);
+      });
+    }
   }
-  multiply_transposed(m, n, k, a, k, w, k, bias, c, ldc);
-}
+
+  // c (m, columns of `of`) = a (m, k) wᵀ + bias.
+  template <class TA>
+  TWOLAYER_INLINE void multiply_by(int64_t m, Range of, const TA* a, const T* bias, C* c, int64_t ldc) const {
+    if (bias) bias += of.begin;
+    if constexpr (__is_same(TA, C) && __is_same(T, C)) {
+      if (packed_.data)
+        return multiply<Left::kPlain>(m, of.size(), k_, Strided<const C>{a, k_},
+                                      Panels<const C>{packed_.data + of.begin * k_, k_ * kPanel}, Strided<C>{c, ldc},
+                                      false, bias);
+    }
+    multiply_transposed(m, of.size(), k_, a, k_, w_ + of.begin * k_, k_, bias, c, ldc);
+  }
+
+  // How many rows and columns are best taken at a time.
+  int64_t tile_rows() const { return packed_.data ? TileShape<C>::rows : TileShape<C>::dot_rows; }
+  int64_t chunk_columns(int64_t n) const { return packed_.data ? n : kColumnChunk; }
+
+ private:
+  static bool pays(int64_t m, int64_t n, int64_t k) { return __is_same(T, C) && packing_pays<C>(m, n, k); }
+
+  int64_t k_;
+  const T* w_;
+  Scratch<C> packed_;
+};
 
 template <class T>
 void forward(const ForwardParams<T>& p) {
@@ -76,30 +107,42 @@ void forward(const ForwardParams<T>& p) {
   Scratch<C> scratch(hidden ? 0 : p.batch * p.hidden);
   if (!hidden) hidden = scratch.data;
 
-  const bool packs1 = kSame && packing_pays<C>(p.batch, p.hidden, p.in);
-  const bool packs2 = kSame && packing_pays<C>(p.batch, p.out, p.hidden);
-  for_chunks(
-      p.threads, p.batch, p.hidden, p.z ? kActivationCost : p.in,
-      [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-        C* h = hidden + i0 * p.hidden + j0;
-        if (p.z) {
-          for (int64_t i = i0; i < i1; ++i, h += p.hidden)
-            activate<C>(p.activation, j1 - j0, p.z + i * p.hidden + j0, h, static_cast<T*>(nullptr));
-          return;
-        }
-        product(packs1, i1 - i0, j1 - j0, p.in, p.x + i0 * p.in, p.w1 + j0 * p.in, p.b1 ? p.b1 + j0 : nullptr, h,
-                p.hidden);
-        for (int64_t i = i0; i < i1; ++i, h += p.hidden)
-          activate<C>(p.activation, j1 - j0, h, h, saved ? saved + i * p.hidden + j0 : nullptr);
-      },
-      packs1 ? kPackedRows : kRowChunk);
-  for_chunks(
-      p.threads, p.batch, p.out, p.hidden,
-      [&](int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-        write_result<C>(i1 - i0, j1 - j0, p.y + i0 * p.out + j0, p.out, [&](C* y, int64_t stride) {
-          product(packs2, i1 - i0, j1 - j0, p.hidden, hidden + i0 * p.hidden, p.w2 + j0 * p.hidden,
-                  p.b2 ? p.b2 + j0 : nullptr, y, stride);
-        });
-      },
-      packs2 ? kPackedRows : kRowChunk);
+  const RightFactor<T, C> w1(p.threads, p.z ? 0 : p.batch, p.hidden, p.in, p.w1);
+  const RightFactor<T, C> w2(p.threads, p.batch, p.out, p.hidden, p.w2);
+  const auto first = [&](Range rows, Range units) {
+    C* h = hidden + rows.begin * p.hidden + units.begin;
+    if (!p.z) w1.multiply_by(rows.size(), units, p.x + rows.begin * p.in, p.b1, h, p.hidden);
+    for (int64_t i = rows.begin; i < rows.end; ++i, h += p.hidden) {
+      const int64_t at = i * p.hidden + units.begin;
+      if (p.z)
+        activate<C>(p.activation, units.size(), p.z + at, h, static_cast<T*>(nullptr));
+      else
+        activate<C>(p.activation, units.size(), h, h, saved ? saved + at : nullptr);
+    }
+  };
+  const auto second = [&](Range rows, Range outputs) {
+    T* y = p.y + rows.begin * p.out + outputs.begin;
+    write_result<C>(rows.size(), outputs.size(), y, p.out, [&](C* to, int64_t stride) {
+      w2.multiply_by(rows.size(), outputs, hidden + rows.begin * p.hidden, p.b2, to, stride);
+    });
+  };
+
+  // Rows go through both layers on one thread where there are enough of them for all.
+  const int64_t depth = p.z ? kActivationCost : p.in, tile = w1.tile_rows();
+  const int threads = worthwhile_threads(p.batch * p.hidden * (depth + p.out), p.threads);
+  if (threads == 1 || p.batch >= 4 * tile * threads) {
+    const int64_t even = (p.batch / threads + tile / 2) / tile * tile,
+                  rows = even < tile ? tile : min_of(even, kRowChunk);
+    parallel_for(threads, ceil_div(p.batch, rows), [&](int64_t chunk) {
+      const Range mine{chunk * rows, min_of((chunk + 1) * rows, p.batch)};
+      const auto through = [&](const auto& layer, int64_t n, int64_t width) {
+        for (int64_t j = 0; j < n; j += width) layer(mine, Range{j, min_of(j + width, n)});
+      };
+      through(first, p.hidden, w1.chunk_columns(p.hidden));
+      through(second, p.out, w2.chunk_columns(p.out));
+    });
+  } else {
+    for_chunks(p.threads, p.batch, p.hidden, depth, first);
+    for_chunks(p.threads, p.batch, p.out, p.hidden, second);
+  }
 }

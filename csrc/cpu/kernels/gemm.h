@@ -30,8 +30,6 @@ struct TileShape {
 constexpr int64_t kRowChunk = 48;     // rows of a matrix one chunk of work covers,
 constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 float32 are 196 KiB, within L2
 
-constexpr int64_t kPackedRows = 256;  // rows that one packing of weights serves
-
 TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TWOLAYER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -253,27 +251,12 @@ void pack_transposed(int64_t n, int64_t k, const T* w, int64_t ldw, T* panels) {
   }
 }
 
-// The same product by way of panels of Bᵀ, made here: worth it for many rows. n ≤ kColumnChunk.
-template <class T>
-void multiply_packed(int64_t m, int64_t n, int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, const T* bias,
-                     T* c, int64_t ldc) {
-  alignas(64) T panels[kDepth * kColumnChunk];
-  int64_t k0 = 0;
-  do {
-    const int64_t depth = min_of(kDepth, k - k0);
-    pack_transposed(n, depth, b + k0, ldb, panels);
-    multiply<Left::kPlain>(m, n, depth, Strided<const T>{a + k0, lda}, Panels<const T>{panels, depth * kPanel},
-                           Strided<T>{c, ldc}, k0 > 0, bias);
-    k0 += depth;
-  } while (k0 < k);
-}
-
-// Whether that takes less time: what a multiply-add of vectors takes once per lane sum and once per two numbers packed,
-// as measured, against the lanes that stand empty in the last panel.
+// Whether the product is faster by way of panels of Bᵀ, made first: what a multiply-add of vectors takes once per lane
+// sum and once per two numbers packed, as measured, against the lanes that stand empty in the last panel.
 template <class T>
 TWOLAYER_INLINE bool packing_pays(int64_t m, int64_t n, int64_t k) {
   constexpr int L = lanes<T>;
   const int64_t dots = m * n * (ceil_div(k, L) + 3);
-  const int64_t packed = m * ceil_div(n, L) * k + ceil_div(m, kPackedRows) * n * k / 2;
+  const int64_t packed = m * ceil_div(n, L) * k + n * k / 2;
   return m >= 8 && packed < dots;
 }
