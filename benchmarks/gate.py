@@ -1,6 +1,6 @@
 """Fails when a pinned case is slower than its peer: ``python benchmarks/gate.py``, half a minute, exit code 1 if so.
 
-A case that loses is measured again, up to three times: a busy machine must not fail what an idle one passes.
+A case that loses is measured again, up to five times: a busy machine must not fail what an idle one passes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twolayer.bench.document import CaseResult
 from twolayer.bench.workers import Workers
 from twolayer.bench.workloads import Workload
 
-ATTEMPTS = 3
+ATTEMPTS = 5
 EFFORT = Effort(turns=7, turn_seconds=0.02, budget=4.0)
 
 
