@@ -147,9 +147,17 @@ struct Updater {
       return units.begin * m + panels<T>(nullptr, m, 0).index(range.begin + i, j);
     };
     if (p.batch > kShortBatch) {
-      multiply<Left::kTransposed>(range.size(), units.size(), p.batch, a, b,
-                                  panels(w.grad, m, units.begin).from_row(range.begin), false, nullptr,
-                                  [&](int64_t work) { next.advance(work); });
+      constexpr int64_t kWidth = 48;  // whole tiles of every shape
+      alignas(64) T columns[kDepth * kWidth];
+      for (int64_t k = 0; k < p.batch; k += kDepth)
+        for (int64_t i = 0; i < range.size(); i += kWidth) {
+          const int64_t depth = min_of(kDepth, p.batch - k), width = min_of(kWidth, range.size() - i);
+          for (int64_t row = 0; row < depth; ++row)
+            map<T>(width, [](auto v) { return v; }, columns + row * kWidth, a.row(k + row) + i);
+          multiply<Left::kTransposed>(width, units.size(), depth, Strided<const T>{columns, kWidth}, b.from_row(k),
+                                      panels(w.grad, m, units.begin).from_row(range.begin + i), k > 0, nullptr,
+                                      [&](int64_t work) { next.advance(work); });
+        }
       for (int64_t j = 0; j < units.size(); j += kPanel)
         take({1, range.size() * kPanel}, w.grad + index(0, j), w, index(0, j), units.begin + j);
       return;
