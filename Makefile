@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# In two processes (ARGS="-n 0": one), whose OpenMP threads must not keep each other from the cores by waiting busily.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
 CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
 SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py predictor.py)
 
@@ -13,7 +15,7 @@ demo: $(VENV)/.demo build  ## the comparison on real data; ARGS="--quick" and th
 	$(BIN)/twolayer compare $(ARGS)
 
 test: $(VENV)/.test build  ## the tests; ARGS="-m 'not slow'" and the like are passed on
-	$(BIN)/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 bench: $(VENV)/.bench build  ## the benchmark; ARGS="--quick" or names of cases
 	$(BIN)/twolayer bench --out benchmarks/results $(ARGS)
@@ -39,7 +41,7 @@ sanitize: $(VENV)/.test  ## the kernel tests on a copy of the package under ASan
 	TWOLAYER_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build --build-lib build/sanitize
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TWOLAYER_REQUIRE_NATIVE=1 \
-	PYTHONPATH=build/sanitize $(BIN)/pytest --import-mode=append --capture=sys $(SANITIZED_TESTS) $(ARGS)
+	PYTHONPATH=build/sanitize $(PYTEST) --import-mode=append --capture=sys $(SANITIZED_TESTS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info twolayer/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
