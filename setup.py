@@ -33,7 +33,7 @@ COMPILE_FLAGS = [
 LINK_FLAGS = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared", "-pthread"]
 
 if SANITIZERS:
-    COMPILE_FLAGS += [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-g", "-fno-omit-frame-pointer"]
+    COMPILE_FLAGS += [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-g1", "-fno-omit-frame-pointer"]
     LINK_FLAGS += [f"-fsanitize={SANITIZERS}"]
 else:
     COMPILE_FLAGS += ["-O3", "-DNDEBUG"]

@@ -1,8 +1,16 @@
 """What all tests stand on."""
 
+from __future__ import annotations
+
+import contextlib
+import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+IN_SEVERAL_PROCESSES = "PYTEST_XDIST_WORKER" in os.environ
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -11,3 +19,31 @@ def ctrl_c_interrupts():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that run alone come first, when nobody is in a long test that they would have to wait for."""
+    items.sort(key=lambda item: item.get_closest_marker("alone") is None)
+
+
+@contextlib.contextmanager
+def locked(path: Path, exclusive: bool) -> Iterator[None]:
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        yield  # closing the file unlocks it
+
+
+@pytest.fixture(autouse=True)
+def in_turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing else is tested while a test marked ``alone`` runs, whatever the number of pytest's processes."""
+    if not IN_SEVERAL_PROCESSES:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    shared = tmp_path_factory.getbasetemp().parent  # of all processes of this run
+    with contextlib.ExitStack() as room:
+        with locked(shared / "door", alone):  # held by who waits to be alone, so that nobody comes in before
+            room.enter_context(locked(shared / "room", alone))
+        yield

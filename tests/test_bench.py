@@ -186,6 +186,7 @@ def test_flops_are_those_of_the_products() -> None:
 
 
 @needs_core
+@pytest.mark.alone
 def test_the_machines_limits_are_in_order() -> None:
     found = limits.measure([1], seconds=0.01)
     assert set(found["gflops"]) == set(core.isas_available())

@@ -1,47 +1,35 @@
-"""The documents: their Python runs, their links and paths lead somewhere, their numbers are those of the tests."""
+"""The documents: their Python runs and prints what they show, links lead somewhere, numbers are those of the tests."""
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import os
 import re
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import pytest
 import test_elementary
 from cases import BFLOAT16_COMPUTE_BOUND, BFLOAT16_ROUNDING_BOUND, BOUNDS, TRAINING_BOUNDS, name_of
 
+import twolayer
+from twolayer.data import DatasetNotFoundError, digits_as_mnist
+
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "docs"))
+blocks = importlib.import_module("blocks")
+
 README, README_ZH = ROOT / "README.md", ROOT / "README.zh.md"
 DOCUMENTS = [README, README_ZH, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
-# What a code block may be. Only "python" runs; "python fragment" is a piece of a file, which could not.
-LANGUAGES = {"python", "python fragment", "cpp", "sh", "text"}
-
-
-class Block(NamedTuple):
-    language: str
-    code: str
-    line: int  # of the document, where the code begins, from 1
-
-
-def code_blocks(document: Path) -> list[Block]:
-    """All fenced code blocks, also those within lists, without their indentation."""
-    blocks: list[Block] = []
-    indentation, language, code, first = "", None, "", 0
-    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), start=1):
-        fence = re.fullmatch(r"( *)```(.*)", line)
-        if language is None:
-            if fence:
-                indentation, language, code, first = fence[1], fence[2].strip(), "", number + 1
-        elif fence:
-            blocks.append(Block(language, code, first))
-            language = None
-        else:
-            code += line.removeprefix(indentation) + "\n"
-    assert language is None, f"{document.name}: a code block is not closed"
-    return blocks
+# What a code block may be. Only "python" runs; "python fragment" is a piece of a file, which could not; "output" is
+# what the block above it prints; those in braces say something to the site's builder.
+LANGUAGES = {"python", "python fragment", "output", "cpp", "sh", "text", "{eval-rst}", "{include}", "{toctree}"}
 
 
 def prose(document: Path) -> str:
@@ -57,24 +45,81 @@ def anchors(document: Path) -> set[str]:
 
 @every_document
 def test_every_code_block_says_what_it_is(document: Path) -> None:
-    assert {block.language for block in code_blocks(document)} <= LANGUAGES
+    assert {block.language.split(" ../")[0] for block in blocks.code_blocks(document)} <= LANGUAGES
 
 
-WITH_PYTHON = [path for path in DOCUMENTS if any(block.language == "python" for block in code_blocks(path))]
+WITH_PYTHON = [path for path in DOCUMENTS if any(block.language == "python" for block in blocks.code_blocks(path))]
+TRANSLATIONS = {blocks.TUTORIAL_ZH: blocks.TUTORIAL, README_ZH: README}  # of the same code
+PAGES = [path for path in WITH_PYTHON if path not in (*TRANSLATIONS, blocks.TUTORIAL)]
 
 
-@pytest.mark.parametrize("document", WITH_PYTHON, ids=lambda path: path.name)
+def assert_prints_what_it_shows(document: Path) -> None:
+    for block, printed, shown in blocks.outputs(document):
+        assert shown is None or blocks.is_output(printed, shown), f"{document.name}, line {block.line}: {printed}"
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
 def test_python_runs_from_top_to_bottom(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": document.stem}
-    for block in code_blocks(document):
-        if block.language == "python":
-            above = "\n" * (block.line - 1)  # so that a traceback names the document's line
-            exec(compile(above + block.code, str(document), "exec"), namespace)
+    assert_prints_what_it_shows(document)
 
 
 def test_the_documents_that_promise_python_have_it() -> None:
-    assert {path.name for path in WITH_PYTHON} >= {"README.md", "README.zh.md", "engine.md", "numerics.md"}
+    names = {path.name for path in WITH_PYTHON}
+    assert names >= {"README.md", "README.zh.md", "engine.md", "numerics.md", "tutorial.md", "tutorial.zh.md"}
+
+
+def test_the_tutorial_prints_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        twolayer.load_mnist(download=False)
+    except DatasetNotFoundError as error:
+        pytest.skip(f"the outputs shown are those on MNIST: {error}")
+    assert_prints_what_it_shows(blocks.TUTORIAL)
+
+
+def test_the_tutorials_notebook_runs_on_other_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it prints of scikit-learn's digits in place of MNIST stands in a file; ``UPDATE=1`` writes that."""
+    digits = digits_as_mnist()
+    arrays = {part: getattr(digits, part) for part in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    monkeypatch.setenv("TWOLAYER_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        for cell in json.loads(blocks.NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                exec("".join(cell["source"]), namespace)
+    expected = ROOT / "tests" / "tutorial_on_digits.txt"
+    if os.environ.get("UPDATE"):
+        expected.write_text(printed.getvalue(), encoding="utf-8")
+    assert blocks.is_output(printed.getvalue(), expected.read_text(encoding="utf-8")), printed.getvalue()
+
+
+def test_the_tutorials_notebook_is_its_page() -> None:
+    assert blocks.NOTEBOOK.read_text(encoding="utf-8") == blocks.notebook(blocks.TUTORIAL), "run: python docs/blocks.py"
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown", "same"),
+    [
+        ("loss 0.8386\n", "loss 0.8387\n", True),
+        ("loss 0.8386\n", "loss 0.8389\n", False),
+        ("loss 2.3e-05", "loss 2.2e-05", True),
+        ("loss 2.3e-05", "loss 2.0e-05", False),
+        ("60,000 rows", "60,000 rows", True),
+        ("60,001 rows", "60,000 rows", False),
+        ("12 µs", "450 µs", True),
+        ("12 rows", "450 rows", False),
+        ("loss nan", "loss 0.1", False),
+        ("a 7", "an 7", False),
+        ("1 2", "1", False),
+        ("", "1", False),
+    ],
+)
+def test_output_is_compared_within_its_digits(printed: str, shown: str, same: bool) -> None:
+    assert blocks.is_output(printed, shown) == same
 
 
 @every_document
@@ -96,16 +141,30 @@ def test_paths_named_exist(document: Path) -> None:
     assert set(missing) <= new
 
 
-def test_both_readmes_have_the_same_code_and_comparison() -> None:
-    english, chinese = ([block[:2] for block in code_blocks(readme)] for readme in (README, README_ZH))
-    assert len(english) > 3
-    assert chinese == english
+@pytest.mark.parametrize("translation", TRANSLATIONS, ids=lambda path: path.name)
+def test_a_translation_has_the_same_code_and_outputs(translation: Path) -> None:
+    pages = (TRANSLATIONS[translation], translation)
+    original, translated = ([block[:2] for block in blocks.code_blocks(page)] for page in pages)
+    assert len(original) > 3
+    assert translated == original
+
+
+def test_both_readmes_have_the_same_comparison() -> None:
     sections = [
         re.findall(r"<!-- compare -->.*?<!-- /compare -->", readme.read_text(encoding="utf-8"), flags=re.DOTALL)
         for readme in (README, README_ZH)
     ]
     assert len(sections[0]) == 1
     assert sections[1] == sections[0]
+
+
+# The site
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    described = set(re.findall(r"^\.\. (?:auto|py:)\w+:: twolayer\.(\w+)$", reference, flags=re.MULTILINE))
+    assert set(twolayer.__all__) - described == set(), "write them into docs/api.md"
 
 
 def test_the_figures_are_those_of_the_committed_run(monkeypatch: pytest.MonkeyPatch) -> None:

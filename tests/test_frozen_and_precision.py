@@ -141,6 +141,7 @@ def fastest(calls, repeats=7):
     return [min(taken) for taken in seconds]
 
 
+@pytest.mark.alone
 def test_a_frozen_first_layer_costs_no_time():
     x, y = make_data(rows=2000, sizes=(784, 100, 10), dtype=torch.float32)
     whole, part = (make_net(sizes=(784, 100, 10), dtype=torch.float32) for _ in range(2))

@@ -10,11 +10,13 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from conftest import IN_SEVERAL_PROCESSES, locked
 
 pytest.importorskip("pybind11", reason="building needs pybind11")
 pytest.importorskip("ninja", reason="building needs ninja")
 
 ROOT = Path(__file__).resolve().parent.parent
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BUILD_FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "constraints.txt", "LICENSE", "README.md")
 
 SMALL_CORE = {
@@ -148,27 +150,48 @@ def test_source_distribution_holds_what_a_build_needs(small_tree: Path) -> None:
     assert not [name for name in files if name.startswith("build") or name.endswith((".so", ".o"))]
 
 
-@pytest.mark.slow
-def test_fresh_install_without_torch(tmp_path: Path) -> None:
-    """The real tree, built and imported by ``pip install`` where torch cannot be imported at all."""
-    tree, site, blocked = tmp_path / "tree", tmp_path / "site", tmp_path / "blocked"
-    tree.mkdir()
+def without_torch(folder: Path) -> str:
+    """A folder for the path, from which the only torch cannot be imported."""
+    folder.mkdir()
+    (folder / "torch.py").write_text("raise ImportError('torch must not be imported here')\n")
+    return str(folder)
+
+
+def build_wheel(folder: Path) -> Path:
+    """The real tree's wheel, built in ``folder`` without torch."""
+    tree = folder / "tree"
+    tree.mkdir(parents=True)
     copy_build_files(tree)
-    for folder in ("csrc", "twolayer"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    blocked.mkdir()
-    (blocked / "torch.py").write_text("raise ImportError('torch must not be imported here')\n")
-
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    options = ("--no-build-isolation", "--no-deps", "--no-index", "--target", site)
-    result = run(*pip, "install", *options, tree, cwd=tmp_path, PYTHONPATH=str(blocked))
+    for name in ("csrc", "twolayer"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    options = ("--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", folder)
+    result = run(*PIP, "wheel", *options, tree, cwd=folder, PYTHONPATH=without_torch(folder / "blocked"))
     assert result.returncode == 0, result.stdout + result.stderr
+    return next(folder.glob("*.whl"))
 
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which a wheel is installed: the one that TWOLAYER_WHEEL names, else one that is built now."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if IN_SEVERAL_PROCESSES else base) / "installed"
+    with locked(folder.with_name("installing"), exclusive=True):
+        if not (folder / "site").exists():
+            named = os.environ.get("TWOLAYER_WHEEL")
+            wheel = Path(named).resolve() if named else build_wheel(folder)
+            options = ("--no-deps", "--no-index", "--target", folder / "site")
+            result = run(*PIP, "install", *options, wheel, cwd=base)
+            assert result.returncode == 0, result.stdout + result.stderr
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_is_whole(site: Path, tmp_path: Path) -> None:
     script = (
         "import importlib.metadata, twolayer._core, twolayer._version as version;"
         "print(twolayer._core.__file__, importlib.metadata.version('twolayer'), version.__version__)"
     )
-    path = os.pathsep.join([str(site), str(blocked)])
+    path = os.pathsep.join([str(site), without_torch(tmp_path / "blocked")])
     result = run(sys.executable, "-c", script, cwd=tmp_path, PYTHONPATH=path)
     assert result.returncode == 0, result.stderr
     module, installed, declared = result.stdout.split()
@@ -176,3 +199,17 @@ def test_fresh_install_without_torch(tmp_path: Path) -> None:
     assert installed == declared
     assert (site / "twolayer" / "py.typed").exists()
     assert not list(site.glob("csrc*"))
+    sources = {path.relative_to(ROOT) for path in ROOT.glob("twolayer/**/*.py")}
+    assert {path.relative_to(site) for path in site.glob("twolayer/**/*.py")} == sources
+
+
+@pytest.mark.slow
+def test_a_users_strict_program_has_types(site: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    program = shutil.copy(ROOT / "tests" / "typed_program.py", tmp_path)
+    # Under lint's configuration and cache torch need not be gone through again, which takes half a minute.
+    options = ("--config-file", ROOT / "pyproject.toml", "--cache-dir", ROOT / ".mypy_cache")
+    result = run(sys.executable, "-m", "mypy", *options, program, cwd=tmp_path, PYTHONPATH=str(site))
+    assert result.returncode == 0, result.stdout + result.stderr
+    result = run(sys.executable, program, cwd=tmp_path, PYTHONPATH=str(site))
+    assert result.returncode == 0, result.stderr

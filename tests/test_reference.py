@@ -706,7 +706,7 @@ def test_train_with_every_optimizer_equals_torch(loss, optimizer, options):
         {"loss_options": {"label_smoothing": 0.2, "class_weight": HALF_WEIGHTS, "ignore_index": 1}},
         {"lr": lambda step, epoch: 0.1 / (1 + step) + 0.01 * epoch},
     ],
-    ids=str,
+    ids=" ".join,
 )
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_train_with_every_option_equals_torch(optimizer, options):

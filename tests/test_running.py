@@ -234,6 +234,7 @@ def seconds_per_call(call, calls=300):
     return (time.perf_counter() - start) / calls
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_a_step_on_one_row_takes_well_under_eagers_time(rule, record_property):
     sizes = (8, 64, 2)

@@ -12,7 +12,7 @@ struct TileShape;  // (rows, vectors): as many accumulators as the registers hol
 template <class T>
 struct TileShape {
   static constexpr int rows = 6, vectors = 4;
-  static constexpr int dot_rows = 6, dot_columns = 4;
+  static constexpr int dot_rows = 6, dot_columns = lanes<T> < 4 ? lanes<T> : 4;
 };
 template <>
 struct TileShape<float> {  // 8 rows divide the usual batches

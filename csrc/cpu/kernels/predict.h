@@ -93,7 +93,7 @@ void predict_outputs(const PredictParams<T>& p, int64_t unit, const T* hidden, i
 
 template <class T>
 void predict(const PredictParams<T>& p) {
-  alignas(64) T hidden[p.kRows * p.kUnits];
+  alignas(64) T hidden[PredictParams<T>::kRows * PredictParams<T>::kUnits];
   for (int64_t unit = 0; unit == 0 || unit < p.hidden; unit += p.kUnits) {
     predict_hidden(p, unit, hidden);
     predict_outputs(p, unit, hidden, 0, p.out);
