@@ -74,6 +74,12 @@ def test_a_regressors_net_predicts_what_it_predicts(targets):
     np.testing.assert_allclose(predicted, estimator.predict(X[:, :2]), rtol=1e-12, atol=1e-14)
 
 
+def test_a_poisson_regressors_net_gives_logarithms():
+    estimator = fitted(MLPRegressor(loss="poisson", **SHORT), X[:, :2], X[:, 3])
+    predicted = outputs(from_sklearn(estimator), X[:, :2]).exp()[:, 0]
+    np.testing.assert_allclose(predicted, estimator.predict(X[:, :2]), rtol=1e-12)
+
+
 def test_a_net_from_sklearn_is_trained_and_shares_nothing():
     estimator = fitted(MLPClassifier(**SHORT))
     before = estimator.predict_proba(X)

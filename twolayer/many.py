@@ -17,7 +17,7 @@ from .training.checks import integer
 from .training.data import Rows, prepare_rows
 from .training.fit_run import FitRun
 from .training.options import PARAMETER_NAMES, refuse_unknown
-from .training.progress import ManyProgressLine
+from .training.progress_of_many import ManyProgressLine
 from .training.results import History, NonFiniteLossError, TrainingInterrupted
 
 _WAIT = 0.1  # seconds after which the calling thread looks around although nothing was reported
