@@ -27,7 +27,7 @@ def from_sklearn(estimator: Any) -> TwoLayerNet:
 
     The net gives what the estimator computes before its output activation ``out_activation_``: predictions for a
     regressor (their logarithms where its loss is ``poisson``); for three and more classes one score each, in the order
-    of ``classes_``, whose softmax is ``predict_proba``; for two classes a single score, whose sigmoid is the probability
+    of ``classes_``, whose softmax is ``predict_proba``; for two classes a single score, whose sigmoid is the chance
     of ``classes_[1]``; for several labels a score each, to go through the sigmoid.
 
     Raises ``TypeError`` when it is no such estimator, ``ValueError`` when it is not fitted or has another number of
