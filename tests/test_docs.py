@@ -24,7 +24,14 @@ sys.path.append(str(ROOT / "docs"))
 blocks = importlib.import_module("blocks")
 
 README, README_ZH = ROOT / "README.md", ROOT / "README.zh.md"
-DOCUMENTS = [README, README_ZH, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    README,
+    README_ZH,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "examples/README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+]
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 # What a code block may be. Only "python" runs; "python fragment" is a piece of a file, which could not; "output" is

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ._native import info
     from .data import load_mnist, load_npy
     from .functional import two_layer
+    from .many import fit_many
     from .nn import TwoLayerNet, fuse
     from .numpy_net import NumpyNet
     from .trainer import Trainer, fit
@@ -31,6 +32,7 @@ __all__ = [
     "TwoLayerNet",
     "__version__",
     "fit",
+    "fit_many",
     "fuse",
     "info",
     "load_mnist",
@@ -47,6 +49,7 @@ _HOME = {
     "TrainingInterrupted": "training.results",
     "TwoLayerNet": "nn",
     "fit": "trainer",
+    "fit_many": "many",
     "fuse": "nn",
     "info": "_native",
     "load_mnist": "data",

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.nn import functional as F
@@ -309,6 +310,10 @@ def _fake_backward(
     grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
 ) -> list[Tensor]:
     return [gradient for gradient in _empty_gradients(x, w1, w2, needs) if gradient is not None]
+
+
+# torch.onnx.export puts these aten ops in the place of ours; torch.export and torch.compile keep the op.
+register_decomposition(_forward)(reference.two_layer)
 
 
 # ---- autograd and function transforms --------------------------------------------------------------------------------

@@ -7,21 +7,16 @@ and the loss computed, and the weights updated. Where the native library is not 
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable
 from typing import Any
 
-from numpy.typing import NDArray
-
 from .training.checks import integer
-from .training.loop import TrainingData, make_watch
+from .training.fit_run import FitRun
 from .training.options import check_options, refuse_unknown
 from .training.progress import ProgressLine
 from .training.results import History, TrainingInterrupted
 from .training.session import Session
 from .training.stopping import EarlyStopping
-
-Array = NDArray[Any]
 
 
 class Trainer:
@@ -169,11 +164,15 @@ def fit(
     ``TypeError`` or ``ValueError`` before anything is changed.
     """
     refuse_unknown(options, inspect.signature(fit).parameters)
-    epochs = integer("epochs", epochs, minimum=0)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be callable; got {type(callback).__name__}")
-    session = Trainer(
+    run = FitRun(
         net,
+        x,
+        y,
+        epochs=epochs,
+        validation=validation,
+        early_stopping=early_stopping,
+        callback=callback,
+        sample_weight=sample_weight,
         loss=loss,
         optimizer=optimizer,
         lr=lr,
@@ -192,36 +191,10 @@ def fit(
         threads=threads,
         precision=precision,
         **options,
-    )._session
-    data = TrainingData(session, x, y, sample_weight, validation)
-    watch = make_watch(early_stopping, data)
-    history = History()
-    with ProgressLine(epochs, data.steps_per_epoch, enabled=progress) as line, session.stored():
+    )
+    with ProgressLine(run.epochs, run.data.steps_per_epoch, enabled=progress) as line:
         try:
-            for epoch in range(epochs):
-                start = time.perf_counter()
-                data.train_epoch(history, line.on_progress if progress else None)
-                data.validate(history)
-                history.steps = session.steps
-                if callback is not None or (watch and watch.rule.restore_best):
-                    session.store()
-                history.seconds += time.perf_counter() - start
-                line.epoch_done(epoch, history)
-                if watch and watch.is_better(history):
-                    history.best_epoch, watch.best = epoch, _copies(session)
-                if (callback is not None and callback(epoch, history) is True) or (watch and watch.is_over):
-                    history.stopped_early = True
-                    break
+            run.train(line.epoch_done, line.on_progress if progress else None)
         except KeyboardInterrupt as interrupt:
-            history.steps = session.steps
-            raise TrainingInterrupted(history) from interrupt
-    if watch and watch.rule.restore_best and watch.best is not None:
-        for array, best in zip(session.parameters.trained(), watch.best, strict=True):
-            if array is not None:
-                array[...] = best
-        session.parameters.mark_written()
-    return history
-
-
-def _copies(session: Session) -> list[Array | None]:
-    return [None if array is None else array.copy() for array in session.parameters.trained()]
+            raise TrainingInterrupted(run.history) from interrupt
+    return run.history

@@ -230,13 +230,12 @@ class PyEngine {
 
   // Returns (sum of the row losses, what it is to be divided by, rows whose largest output is their class).
   py::tuple evaluate(py::handle x, py::handle y, py::handle row_weight, py::handle class_weight, double scale,
-                     double shift, py::handle order_) {
+                     double shift, py::handle order_, const py::object& on_progress) {
     const Rows<T> rows(x, y, row_weight, class_weight, scale, shift, config_);
     std::optional<TensorView> order_view;
     const cpu::Order order = checked_order(order_, order_view, rows.data.rows);
     if (order.rows == 0) throw py::value_error("x must have at least one row; got none");
-    const py::object nobody = py::none();
-    Watch watch(nobody);
+    Watch watch(on_progress);
     cpu::Evaluation found;
     {
       py::gil_scoped_release unlocked;
@@ -345,7 +344,7 @@ void bind(py::module_& m, const char* name) {
            py::arg("shift"), py::arg("order"), py::arg("batch_size"), py::arg("first_step"), py::arg("lr"),
            py::arg("losses"), py::arg("stop_if_not_finite"), py::arg("on_progress"))
       .def("evaluate", &E::evaluate, py::arg("x"), py::arg("y"), py::arg("row_weight"), py::arg("class_weight"),
-           py::arg("scale"), py::arg("shift"), py::arg("order"));
+           py::arg("scale"), py::arg("shift"), py::arg("order"), py::arg("on_progress") = py::none());
 }
 
 }  // namespace
@@ -357,7 +356,9 @@ void bind_engine(py::module_& m) {
       "permutation",
       [](py::handle order, uint64_t seed, uint64_t epoch) {
         const TensorView view(order, "order");
-        cpu::permutation(view.size(0), seed, epoch, view.write<int64_t>({-1}));
+        int64_t* rows = view.write<int64_t>({-1});
+        py::gil_scoped_release unlocked;
+        cpu::permutation(view.size(0), seed, epoch, rows);
       },
       py::arg("order"), py::arg("seed"), py::arg("epoch"));
 }

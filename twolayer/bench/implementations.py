@@ -58,6 +58,8 @@ IMPLEMENTATIONS = {
     for row in (
         Implementation("twolayer.fit", {"fit": Program(_NATIVE, ())}),
         Implementation("twolayer.fit bfloat16", {"fit": Program(_NATIVE, ("bfloat16",))}, precision="bfloat16"),
+        Implementation("8 × twolayer.fit", {"fit": Program("twolayer.programs.many:several_program", (False,))}),
+        Implementation("twolayer.fit_many", {"fit": Program("twolayer.programs.many:several_program", (True,))}),
         Implementation("nn.Linear loop", {"fit": Program(f"{_TORCH}:by_hand_program")}, "torch"),
         Implementation("torch eager", {"fit": Program(f"{_TORCH}:sequential_program")}, "torch"),
         Implementation("torch autograd", {"fit": Program(f"{_TUTORIAL}:autograd_program")}, "torch"),

@@ -8,7 +8,7 @@ from typing import Any
 from ..reporting.tables import machine_line, markdown_table, print_table
 
 Table = tuple[list[str], list[list[str]]]
-OURS = ("twolayer.fit", "twolayer.fit bfloat16", "TwoLayerNet", "predictor")
+OURS = ("twolayer.fit", "twolayer.fit bfloat16", "twolayer.fit_many", "TwoLayerNet", "predictor")
 
 
 def number(value: float | None) -> str:

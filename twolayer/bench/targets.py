@@ -48,6 +48,7 @@ TARGETS = {
     "predictor-1": Target("predictor over nn.Sequential, batch 1", 5),
     "optimizer-cost": Target("fit by the slowest of Adam and momentum SGD over plain SGD, time", 1.25, at_least=False),
     "threads": Target("fit on two threads over one, dense inputs", 1.8),
+    "many": Target("fit_many of 8 nets on two threads over 8 fits on one", 1.8),
     "busy": Target("fit on two threads over one, time, one core taken", 1.3, at_least=False),
     "widths": Target("time per multiply-add, largest rise between neighbouring widths", 1.5, at_least=False),
     "memory": Target("memory of fit beyond the data", 16, at_least=False, unit="MB"),

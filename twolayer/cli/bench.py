@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 CASE_NAMES = (
     *("digits", "dense", "bfloat16", "regression", "tiny", "grid-8", "grid-64", "grid-784"),
     *("module-forward", "module-backward", "module-step", "inference"),
-    *("optimizers", "threads", "busy", "widths", "memory", "startup"),
+    *("optimizers", "threads", "many", "busy", "widths", "memory", "startup"),
 )
 
 

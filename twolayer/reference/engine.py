@@ -118,6 +118,7 @@ class ReferenceEngine:
         scale: float,
         shift: float,
         order: Array | None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> tuple[float, float, int]:
         """Return (sum of the row losses, what it is to be divided by, rows whose largest output is their class)."""
         rows = np.arange(len(y)) if order is None else order
@@ -132,6 +133,8 @@ class ReferenceEngine:
             divisor = divisor + sums.divisor if loss.reduction == "mean" else 1.0
             if not np.issubdtype(y.dtype, np.floating):
                 hits += int((z.argmax(axis=1) == y[batch]).sum())
+            if on_progress is not None:
+                on_progress(first // EVALUATED_AT_ONCE + 1)
         return total, divisor, hits
 
     def _update(self, gradients: dict[str, Array], lr: float) -> None:

@@ -46,10 +46,10 @@ class TrainingData:
         history.loss.append(mean)
         history.last_batch_loss.append(last)
 
-    def validate(self, history: History) -> None:
+    def validate(self, history: History, on_progress: Callable[[int], None] | None = None) -> None:
         if self.validation is None:
             return
-        result = self._session.evaluate(*self.validation)
+        result = self._session.evaluate(*self.validation, on_progress)
         history.val_loss.append(result["loss"])
         if "accuracy" in result:
             history.val_accuracy.append(result["accuracy"])

@@ -26,19 +26,34 @@ class History:
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C during :func:`fit`: the net holds the last finished step's weights, ``history`` the epochs before."""
+    """Ctrl-C during :func:`fit` or :func:`fit_many`: nets hold the last finished step's weights.
 
-    def __init__(self, history: History) -> None:
-        super().__init__(f"training was interrupted after {history.steps} steps")
-        self.history = history
+    ``histories`` has the epochs before, of each net, and ``history`` those of the first, which is ``fit``'s only one.
+    """
+
+    def __init__(self, *histories: History) -> None:
+        super().__init__(f"training was interrupted after {sum(history.steps for history in histories)} steps")
+        self.histories = list(histories)
+        self.history = histories[0]
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A batch's loss was not finite; the net holds the weights before that batch. Tells ``step`` and ``batch``."""
+    """A batch's loss was not finite; the net holds the weights before that batch. Tells ``step`` and ``batch``.
 
-    def __init__(self, loss: float, step: int, epoch: int, batch: int) -> None:
+    From :func:`fit_many` also which ``net`` it was, the first of them, and the ``histories`` of all.
+    """
+
+    def __init__(self, loss: float, step: int, epoch: int, batch: int, net: int | None = None) -> None:
+        where = f"step {step} (epoch {epoch}, batch {batch})" + ("" if net is None else f" of nets[{net}]")
         super().__init__(
-            f"the loss is {loss} at step {step} (epoch {epoch}, batch {batch}); try a smaller lr, clip_norm, or "
-            "nonfinite='continue' to train on"
+            f"the loss is {loss} at {where}; try a smaller lr, clip_norm, or nonfinite='continue' to train on"
         )
-        self.step, self.epoch, self.batch = step, epoch, batch
+        self.loss, self.step, self.epoch, self.batch = loss, step, epoch, batch
+        self.net = net
+        self.histories: list[History] = []
+
+    def among(self, net: int, histories: list[History]) -> NonFiniteLossError:
+        """Return the same error as that of one of several nets."""
+        error = NonFiniteLossError(self.loss, self.step, self.epoch, self.batch, net)
+        error.histories = histories
+        return error

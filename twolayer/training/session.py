@@ -32,11 +32,15 @@ def permutation(count: int, seed: int, epoch: int) -> Array:
 class Session:
     """Trains and evaluates a net on checked rows, and keeps its engine and the net's own parameters in step.
 
-    ``epochs`` counts those finished, ``epoch_step`` the batches taken of one that was interrupted.
+    ``epochs`` counts those finished, ``epoch_step`` the batches taken of one that was interrupted. ``prepare`` stands
+    in for :func:`prepare_rows`.
     """
 
-    def __init__(self, net: Any, options: TrainOptions, class_weight: Any) -> None:
+    def __init__(
+        self, net: Any, options: TrainOptions, class_weight: Any, prepare: Callable[..., Rows] = prepare_rows
+    ) -> None:
         self.options = options
+        self._prepare_rows = prepare
         self.net = net
         self.parameters = parameters_of_net(net)
         self.epochs = 0
@@ -96,7 +100,7 @@ class Session:
             if now.form != self.parameters.form:
                 raise ValueError(f"net must stay what it was trained as, {self.parameters.form}; it is now {now.form}")
             self.parameters = now
-        return prepare_rows(
+        return self._prepare_rows(
             x,
             y,
             in_features=self.parameters.in_features,
@@ -213,7 +217,9 @@ class Session:
             sizes[-1] = rest
         return sizes
 
-    def evaluate(self, rows: Rows, chosen: Array | None) -> dict[str, float]:
+    def evaluate(
+        self, rows: Rows, chosen: Array | None, on_progress: Callable[[int], None] | None = None
+    ) -> dict[str, float]:
         options = self.options
         if rows.y.ndim == 1:
             chosen = self._not_ignored(rows.y, chosen)
@@ -222,7 +228,14 @@ class Session:
             return {"loss": float("nan"), "accuracy": float("nan")}
         self.load()
         total, divisor, hits = self._engine.evaluate(
-            rows.x, rows.y, rows.sample_weight, rows.class_weight, options.input_scale, options.input_shift, chosen
+            rows.x,
+            rows.y,
+            rows.sample_weight,
+            rows.class_weight,
+            options.input_scale,
+            options.input_shift,
+            chosen,
+            on_progress,
         )
         result = {"loss": total / divisor if divisor else float("nan")}
         if rows.y.ndim == 1:

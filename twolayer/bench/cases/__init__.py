@@ -36,6 +36,7 @@ CASES = {
         Case("inference", "outputs under no_grad, 784-100-10 sigmoid", modules.inference),
         Case("optimizers", "fit by Adam and by momentum SGD against plain SGD", training.optimizers),
         Case("threads", "fit on one and on two threads, dense random inputs", training.threads),
+        Case("many", "eight nets on the same data: fit_many against one fit after the other", training.many),
         Case("busy", "fit while another process takes one of two cores", processes.busy),
         Case("widths", "fit over hidden widths, odd ones too: cliffs", grid.widths),
         Case("memory", "memory that fit needs beyond the data", processes.memory),

@@ -130,3 +130,21 @@ def threads(contest: Contest, result: CaseResult, quick: bool) -> None:
             row.peer, row.speedup = "one thread", one.us / row.us
     two = result.best("twolayer.fit", threads=2)
     result.judge("threads", two.speedup if two else None, "" if two else "there is one core only")
+
+
+def many(contest: Contest, result: CaseResult, quick: bool) -> None:
+    """Eight nets at once on all threads against one after the other on one; times are of a step of each."""
+    ratios = []
+    for name, workload in (("digits", dataclasses.replace(DIGITS, pool=0)), ("dense", DENSE)):
+        contenders = contest.contenders(result, "8 × twolayer.fit", threads=[1])
+        contenders += contest.contenders(result, "twolayer.fit_many", threads=[max(contest.thread_counts)])
+        rows = contest.run(result, workload, contenders, cell={"inputs": name})
+        compare_to(rows, "8 × twolayer.fit")
+        for row in rows:
+            row.limit_us = None  # it is one net's
+        if speedup := rows[-1].speedup:
+            ratios.append((speedup, f"least of two, {name}"))
+    if len(contest.thread_counts) < 2:
+        result.judge("many", None, "there is one core only")
+    else:
+        result.judge("many", *min(ratios, default=(None, "not measured")))
