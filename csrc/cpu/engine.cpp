@@ -54,7 +54,7 @@ struct Engine<T>::Impl final : PhasedJob {
   bool weights_finite = true;
   int64_t dense_group = 0;
   bool can_share = false;
-  int64_t dense_batches = 0;  // to go before the density is measured again
+  int64_t dense_batches = 0;                      // to go before the density is measured again
   double frozen_absolute = 0, frozen_square = 0;  // sums over weights that no step changes
   std::vector<const T*> x_rows, value_rows;
   std::vector<const void*> source_rows, next_rows;

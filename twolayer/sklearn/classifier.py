@@ -41,7 +41,7 @@ class TwoLayerClassifier(ClassifierMixin, TwoLayerEstimator):
         verbose: print the loss of each epoch.
         warm_start: fit goes on from the weights that there are.
         momentum, nesterovs_momentum: of solver "sgd".
-        early_stopping, validation_fraction: hold out that fraction of the rows (stratified where there are two classes),
+        early_stopping, validation_fraction: hold out that fraction of the rows (stratified for two classes),
             watch the score on them, and end with the weights that had the best.
         beta_1, beta_2: of "adam" and "adamw". epsilon: of all but "sgd"; of these two, before the bias correction.
         weight_decay: of "adamw".

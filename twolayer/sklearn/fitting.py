@@ -179,5 +179,6 @@ class Fitting:
         if not over:
             self.net.change_learning_rate(rate / 5)
         if s.verbose:
-            print(message, "Stopping." if over else f"Setting learning rate to {rate / 5:f}")
+            stopping = "Learning rate too small. Stopping." if adapts else "Stopping."
+            print(message, stopping if over else f"Setting learning rate to {rate / 5:f}")
         return over
