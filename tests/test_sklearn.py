@@ -187,15 +187,25 @@ def test_partial_fit_is_scikit_learn_s(kind):
 
 
 @pytest.mark.parametrize("kind", TWINS)
-def test_warm_start_is_scikit_learn_s(kind):
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_warm_start_is_scikit_learn_s(kind, early_stopping):
     x, y = digits() if kind is TwoLayerClassifier else standardised_diabetes()
-    parameters = {"warm_start": True, "max_iter": 4, "random_state": 0}
+    parameters = {"warm_start": True, "max_iter": 4, "random_state": 0, "early_stopping": early_stopping}
     ours, theirs = kind(20, **parameters), TWINS[kind](hidden_layer_sizes=(20,), **parameters)
     for _ in range(3):
         ours.fit(x, y)
         theirs.fit(x, y)
     assert len(ours.loss_curve_) == 12
     np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-10)
+    np.testing.assert_allclose(ours.coefs_[1], theirs.coefs_[1], rtol=1e-8, atol=1e-10)
+
+
+def test_early_stopping_never_ends_worse_than_a_warm_start_began():
+    x, y = digits()
+    model = TwoLayerClassifier(20, warm_start=True, early_stopping=True, random_state=0, max_iter=60).fit(x, y)
+    before = model.coefs_[0].copy()
+    model.set_params(learning_rate_init=5.0, max_iter=5).fit(x, y)
+    np.testing.assert_array_equal(model.coefs_[0], before)  # scikit-learn, whose best weights are trained on, does not
 
 
 def test_mnist_by_its_bytes():

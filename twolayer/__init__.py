@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import sklearn as sklearn
     from ._native import info
     from .data import load_mnist, load_npy
     from .functional import two_layer

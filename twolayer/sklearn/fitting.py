@@ -99,9 +99,9 @@ class Fitting:
         e, s = self.estimator, self.settings
         batch_size = self._batch_size()
         sizes = np.diff([*range(0, len(self.rows), batch_size), len(self.rows)]).astype(np.float64)
-        order = np.arange(len(self.rows))
+        order = self.rows
         e.n_iter_ = 0
-        best = None
+        best = None if self.held_out is None else self._weights()
         try:
             with self.session.stored():
                 for _ in range(epochs):
@@ -109,7 +109,7 @@ class Fitting:
                         drawn = np.arange(len(order))
                         self.random.shuffle(drawn)
                         order = order[drawn]
-                    losses = self._epoch(self.rows[order], batch_size, len(sizes))
+                    losses = self._epoch(order, batch_size, len(sizes))
                     e.n_iter_ += 1
                     e.t_ += len(self.rows)
                     e.loss_ = self.task.loss_factor * float(losses @ sizes) / len(self.rows)
@@ -166,6 +166,9 @@ class Fitting:
         if self.held_out is None or not score > e.best_validation_score_:
             return None
         e.best_validation_score_ = score
+        return self._weights()
+
+    def _weights(self) -> list[Array]:
         return [array.copy() for array in self.net.net.parameters().values()]
 
     def _is_over(self) -> bool:
