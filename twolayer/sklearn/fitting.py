@@ -101,7 +101,7 @@ class Fitting:
         sizes = np.diff([*range(0, len(self.rows), batch_size), len(self.rows)]).astype(np.float64)
         order = self.rows
         e.n_iter_ = 0
-        best = None if self.held_out is None else self._weights()
+        best = None
         try:
             with self.session.stored():
                 for _ in range(epochs):
@@ -166,9 +166,6 @@ class Fitting:
         if self.held_out is None or not score > e.best_validation_score_:
             return None
         e.best_validation_score_ = score
-        return self._weights()
-
-    def _weights(self) -> list[Array]:
         return [array.copy() for array in self.net.net.parameters().values()]
 
     def _is_over(self) -> bool:
