@@ -384,8 +384,11 @@ def test_predictions_follow_the_weights():
     with pytest.raises(ValueError, match="read-only"):
         model.coefs_[0][0, 0] = 1.0
     model.coefs_[1] = np.zeros_like(model.coefs_[1])
-    model.intercepts_[1] = np.zeros(10)
+    model.intercepts_[1] = own = np.zeros(10)
     np.testing.assert_allclose(model.predict_proba(x), 0.1)
+    own[3] = np.log(11)
+    np.testing.assert_allclose(model.predict_proba(x)[:, 3], 0.55)
+    own[3] = 0
     model.partial_fit(x, y)  # from these weights
     assert model.loss_ < np.log(10) + 0.1 and not np.allclose(model.predict_proba(x), 0.1)
     model.fit(x, y)

@@ -15,6 +15,7 @@ from ..training.session import Session
 
 Array = NDArray[Any]
 Coefs = Sequence[Array]
+Run = Callable[[Any], Array]
 
 
 class FittedNet:
@@ -31,8 +32,7 @@ class FittedNet:
         self._options: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None  # the optimiser's, of a net that was pickled
         self._steps = 0
-        self._predict: Callable[[Array], Array] | None = None
-        self._prepared_for: tuple[Any, ...] = ()
+        self._prepared: tuple[tuple[Any, ...], Run] | None = None  # for what, and the predictor
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the weights, which are the estimator's."""
@@ -61,7 +61,7 @@ class FittedNet:
         w1, w2, b1, b2 = (np.array(np.asarray(array).T, dtype, order="C") for array in given)
         self.net.w1, self.net.b1, self.net.w2, self.net.b2 = w1, b1, w2, b2
         self._views = [read_only(array) for array in (w1.T, w2.T, b1[:], b2[:])]
-        self._predict = None
+        self._prepared = None
 
     def coefs(self) -> list[Array]:
         return self._views[:2]
@@ -82,7 +82,7 @@ class FittedNet:
             if state is not None and state.keys() == session.state().keys():
                 session.load_state(state, steps)
             self._session, self._options, self._state = session, options, None
-        self._predict = None
+        self._prepared = None
         return self._session
 
     def forget_optimizer(self) -> None:
@@ -112,14 +112,15 @@ class FittedNet:
         return net(x) if isinstance(x, np.ndarray) else _sparse_outputs(x, net, np.ascontiguousarray(net.w1.T))
 
     def predict(self, x: Any, coefs: Coefs, intercepts: Coefs, threads: int) -> Array:
-        """The outputs (rows, out) under these weights, which are packed when they are new."""
-        weights, sparse = [*coefs, *intercepts], not isinstance(x, np.ndarray)
-        wanted = (threads, sparse, *weights)
-        if self._predict is None or not _are_same(wanted, self._prepared_for):
+        """The outputs (rows, out) under these weights, which are packed when they are new; from any thread."""
+        weights, sparse = [np.asarray(array) for array in (*coefs, *intercepts)], not isinstance(x, np.ndarray)
+        wanted, prepared = (threads, sparse, *weights), self._prepared
+        if prepared is None or not _are_same(wanted, prepared[0]):
             self.take(coefs, intercepts, np.result_type(*weights))
-            self._predict = _sparse_predictor(self.net) if sparse else self.net.predictor(threads)
-            self._prepared_for = wanted
-        return self._predict(x)
+            prepared = wanted, _sparse_predictor(self.net) if sparse else self.net.predictor(threads)
+            may_change = any(array.flags.writeable for array in weights)  # the caller's own, assigned to coefs_
+            self._prepared = None if may_change else prepared
+        return prepared[1](x)
 
 
 def _are_same(wanted: tuple[Any, ...], prepared: tuple[Any, ...]) -> bool:
@@ -127,7 +128,7 @@ def _are_same(wanted: tuple[Any, ...], prepared: tuple[Any, ...]) -> bool:
     return len(wanted) == len(prepared) and all(a is b if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
 
-def _sparse_predictor(net: NumpyNet) -> Callable[[Any], Array]:
+def _sparse_predictor(net: NumpyNet) -> Run:
     w1_transposed = np.ascontiguousarray(net.w1.T)
     return lambda x: _sparse_outputs(x, net, w1_transposed)
 
