@@ -250,6 +250,16 @@ def test_precisions():
     assert fits["float32"].predict_proba(x).dtype == np.float32
 
 
+@pytest.mark.parametrize("max_iter", [2, 8])
+def test_float64_inputs_of_a_float32_net_are_as_if_they_were_float32(max_iter):
+    x, y = digits()
+    fits = [
+        TwoLayerClassifier(20, precision="float32", max_iter=max_iter, random_state=0).fit(given, y)
+        for given in (x, x.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(fits[0].coefs_[0], fits[1].coefs_[0])
+
+
 def test_weight_decay_is_adamw_s():
     x, y = digits()
     plain, decayed = (

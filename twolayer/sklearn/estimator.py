@@ -130,8 +130,9 @@ class TwoLayerEstimator(BaseEstimator):
         self._check_sizes(settings, task.outputs)
         net.take(self.coefs_, self.intercepts_, dtype)
         self.coefs_, self.intercepts_ = net.coefs(), net.intercepts()
-        fitting = Fitting(self, settings, task, net, canonical(x), values, sample_weight, random)
-        fitting.run(1 if incremental else settings.max_iter, warn=not incremental)
+        epochs = 1 if incremental else settings.max_iter
+        fitting = Fitting(self, settings, task, net, canonical(x), values, sample_weight, random, epochs)
+        fitting.run(warn=not incremental)
         return self
 
     def _dtype(self, settings: Settings, x: Any, begins: bool) -> np.dtype[Any]:

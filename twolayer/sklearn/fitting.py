@@ -18,6 +18,7 @@ from .tasks import Task
 Array = NDArray[Any]
 
 AUTO_BATCH_SIZE = 200
+CONVERTED_FROM = 4  # epochs from which on it pays to convert x once, and not batch by batch
 SMALLEST_RATE = 1e-6  # below which learning_rate="adaptive" gives up
 NOT_FINITE = (
     "Training produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -41,14 +42,17 @@ class Fitting:
         y: Array,
         sample_weight: Array | None,
         random: np.random.RandomState,
+        epochs: int,
     ) -> None:
-        self.estimator, self.settings, self.task, self.net = estimator, settings, task, net
+        self.estimator, self.settings, self.task, self.net, self.epochs = estimator, settings, task, net, epochs
         self.x, self.y, self.sample_weight, self.random = x, y, sample_weight, random
         self.rows = np.arange(len(y)) if sample_weight is None else np.flatnonzero(sample_weight)
         if len(self.rows) == 0:
             raise ValueError("sample_weight must be above 0 somewhere; it is 0 everywhere")
         self.held_out = self._hold_out() if settings.early_stopping else None
         self.session = self._session()
+        if epochs >= CONVERTED_FROM and isinstance(x, np.ndarray) and x.dtype == np.float64:
+            x = x.astype(net.net.w1.dtype, copy=False)
         self.data = self.session.prepare(x, y, sample_weight)
 
     def _session(self) -> Any:
@@ -94,8 +98,8 @@ class Fitting:
             warnings.warn(f"batch_size is {asked}; it is cut to the {rows} rows that there are", stacklevel=5)
         return min(AUTO_BATCH_SIZE if asked is None else asked, rows)
 
-    def run(self, epochs: int, *, warn: bool) -> None:
-        """Train at most so many epochs; ``warn`` when all of them were needed."""
+    def run(self, *, warn: bool) -> None:
+        """Train at most ``epochs``; ``warn`` when all of them were needed."""
         e, s = self.estimator, self.settings
         batch_size = self._batch_size()
         sizes = np.diff([*range(0, len(self.rows), batch_size), len(self.rows)]).astype(np.float64)
@@ -104,7 +108,7 @@ class Fitting:
         best = None
         try:
             with self.session.stored():
-                for _ in range(epochs):
+                for _ in range(self.epochs):
                     if s.shuffle:
                         drawn = np.arange(len(order))
                         self.random.shuffle(drawn)
@@ -126,7 +130,7 @@ class Fitting:
                 else:
                     if warn:
                         warnings.warn(
-                            f"Maximum iterations ({epochs}) reached and the optimization hasn't converged yet.",
+                            f"Maximum iterations ({self.epochs}) reached and the optimization hasn't converged yet.",
                             ConvergenceWarning,
                             stacklevel=5,
                         )
