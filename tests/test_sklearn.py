@@ -250,7 +250,7 @@ def test_precisions():
     assert fits["float32"].predict_proba(x).dtype == np.float32
 
 
-@pytest.mark.parametrize("max_iter", [2, 8])
+@pytest.mark.parametrize("max_iter", [2, 25])
 def test_float64_inputs_of_a_float32_net_are_as_if_they_were_float32(max_iter):
     x, y = digits()
     fits = [

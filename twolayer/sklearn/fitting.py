@@ -18,7 +18,7 @@ from .tasks import Task
 Array = NDArray[Any]
 
 AUTO_BATCH_SIZE = 200
-CONVERTED_FROM = 4  # epochs from which on it pays to convert x once, and not batch by batch
+CONVERTED_FROM = 20  # epochs from which on it pays to convert x once, and not batch by batch
 SMALLEST_RATE = 1e-6  # below which learning_rate="adaptive" gives up
 NOT_FINITE = (
     "Training produced non-finite parameter weights. The input data may contain large values and need to be "
