@@ -98,6 +98,7 @@ struct OptimizerOptions {
   double lr = 0, momentum = 0, dampening = 0, weight_decay = 0;
   double beta1 = 0, beta2 = 0, eps = 0, alpha = 0, lr_decay = 0, initial_accumulator = 0;
   bool nesterov = false, amsgrad = false, centered = false;
+  bool eps_hat = false;  // eps is added to the root before the correction of the square's mean
 };
 
 struct LossOptions {

@@ -151,8 +151,8 @@ OPTIMIZER_OPTIONS = {
         {"momentum": 0.9, "dampening": 0.3},
         {"momentum": 0.5, "nesterov": True},
     ],
-    "adam": [{"amsgrad": True}, {"betas": (0.5, 0.7), "eps": 1e-3}],
-    "adamw": [{"amsgrad": True}, {"betas": (0.5, 0.7), "eps": 1e-3}],
+    "adam": [{"amsgrad": True}, {"betas": (0.5, 0.7), "eps": 1e-3}, {"eps": 1e-2, "eps_hat": True}],
+    "adamw": [{"amsgrad": True}, {"betas": (0.5, 0.7), "eps": 1e-3}, {"eps": 1e-2, "eps_hat": True}],
     "rmsprop": [{"momentum": 0.9}, {"centered": True}, {"momentum": 0.5, "centered": True, "alpha": 0.8, "eps": 1e-3}],
     "adagrad": [{"lr_decay": 0.1}, {"initial_accumulator_value": 0.5, "eps": 1e-3}],
 }
@@ -161,9 +161,11 @@ LOSS_OPTIONS = {
     "smooth_l1": [{"loss_beta": 0.3}, {"loss_beta": 0.0}],
     "huber": [{"loss_beta": 0.3}],
 }
+PENALTY_PER_ROW = {"l1": 0.2, "l2": 2.0, "penalty_per_row": True}
 GRADIENT_OPTIONS = [
     {"l1": 0.01},
     {"l2": 0.1},
+    PENALTY_PER_ROW,
     {"clip_norm": 0.05},
     {"clip_value": 0.01},
     {"l1": 0.01, "l2": 0.1, "clip_norm": 0.3, "clip_value": 0.02},
@@ -194,6 +196,9 @@ def every_run() -> list[Run]:
         ),
         *(Run(activation=activation, options={"dropout": 0.4}) for activation in ACTIVATIONS),
         *(Run("mse", options=options) for options in GRADIENT_OPTIONS),
+        *(Run(weighted=weighted, options=PENALTY_PER_ROW) for weighted in WEIGHTED),
+        Run("mse", frozen=("w1",), options=PENALTY_PER_ROW),
+        Run(options={**PENALTY_PER_ROW, "ignore_index": 2}),
         *(
             Run("mse", frozen=frozen, options=o)
             for frozen in frozen_sets

@@ -313,6 +313,20 @@ every_optimizer_case = pytest.mark.parametrize(
 )
 
 
+def test_adam_with_eps_hat_equals_scikit_learn_over_20_steps():
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer
+
+    rng = np.random.default_rng(3)
+    param, state = rng.standard_normal((4, 3)), {}
+    expected = param.copy()
+    optimizer = AdamOptimizer([expected], learning_rate_init=0.1, beta_2=0.99, epsilon=1e-2)
+    for _ in range(20):
+        grad = 0.1 * rng.standard_normal(param.shape)
+        reference.OPTIMIZERS["adam"].update(param, grad, state, lr=0.1, betas=(0.9, 0.99), eps=1e-2, eps_hat=True)
+        optimizer.update_params([expected], [grad])
+        np.testing.assert_allclose(param, expected, rtol=1e-12, atol=1e-14)
+
+
 @every_optimizer_case
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 def test_optimizer_equals_torch_over_20_steps(optimizer, options, weight_decay):

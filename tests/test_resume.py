@@ -355,6 +355,11 @@ def test_before_the_first_step_torch_starts_afresh(rule):
     assert_same_bits(net, expected)
 
 
+def test_eps_hat_is_not_torch_s():
+    with pytest.raises(ValueError, match=r"torch\.optim has no eps_hat"):
+        Trainer(make_net(), optimizer="adam", eps_hat=True).to_torch_optimizer()
+
+
 def test_frozen_parameters_stay_out_of_the_torch_optimizer():
     net = make_net().to_sequential()
     net[0].weight.requires_grad_(False)

@@ -331,9 +331,10 @@ NUMBERS_AT_LEAST_0 = (
     "l2",
 )
 SHARES = ("dampening", "alpha", "label_smoothing", "dropout")
-BOOLEANS = ("amsgrad", "centered", "shuffle", "drop_last", "skip_zeros", "nesterov")
+BOOLEANS = ("amsgrad", "eps_hat", "penalty_per_row", "centered", "shuffle", "drop_last", "skip_zeros", "nesterov")
 OF_OPTIMIZER = {
     "amsgrad": "adam",
+    "eps_hat": "adam",
     "eps": "adam",
     "alpha": "rmsprop",
     "centered": "rmsprop",

@@ -156,6 +156,8 @@ def fit(
         options: ``dampening``, ``amsgrad``, ``alpha``, ``centered``, ``lr_decay``, ``initial_accumulator_value`` as in
             torch.optim; ``label_smoothing``, ``ignore_index``, ``class_weight`` (out_features,) for cross_entropy;
             ``loss_beta`` where smooth_l1 and huber turn linear; ``clip_norm``, ``clip_value`` of the gradient;
+            ``eps_hat``: Adam's eps is added before the correction of the mean square, and ``penalty_per_row``: l1 and
+            l2 are divided by the sum of the batch's sample weights, both as scikit-learn does;
             ``dropout`` of hidden values; ``input_scale``, ``input_shift``: what x is multiplied by and then added;
             ``skip_zeros``: whether products go through the nonzero inputs only (None: as each batch's density suggests;
             the result is the same to the bit); ``nonfinite``: "raise" (:class:`NonFiniteLossError`) or "continue".

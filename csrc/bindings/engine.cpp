@@ -304,6 +304,7 @@ cpu::EngineConfig engine_config(const py::dict& c) {
   std::tie(o.beta1, o.beta2) = get<std::pair<double, double>>(c, "betas");
   o.eps = get<double>(c, "eps");
   o.amsgrad = get<bool>(c, "amsgrad");
+  o.eps_hat = get<bool>(c, "eps_hat");
   o.alpha = get<double>(c, "alpha");
   o.centered = get<bool>(c, "centered");
   o.lr_decay = get<double>(c, "lr_decay");
@@ -312,6 +313,7 @@ cpu::EngineConfig engine_config(const py::dict& c) {
                          get<int64_t>(c, "ignore_index")};
   config.gradient = {get<double>(c, "l1"), get<double>(c, "l2"), get<double>(c, "clip_norm"),
                      get<double>(c, "clip_value")};
+  config.penalty_per_row = get<bool>(c, "penalty_per_row");
   config.dropout = get<double>(c, "dropout");
   config.dropout_key = get<uint64_t>(c, "seed");
   config.bfloat16_compute = get<bool>(c, "bfloat16_compute");

@@ -37,6 +37,8 @@ struct Engine<T>::Impl final : PhasedJob {
   const TrainKernels<T>& kernels = train_kernels<T>(current_isa());
   int threads_wanted;
   SkipZeros skip_zeros;
+  const GradientOptions gradient;
+  const bool penalty_per_row;
   int64_t batch_capacity = 0;
 
   std::array<int64_t, kParameters> sizes;  // of the parameters, padded
@@ -52,8 +54,8 @@ struct Engine<T>::Impl final : PhasedJob {
   bool weights_finite = true;
   int64_t dense_group = 0;
   bool can_share = false;
-  int64_t dense_batches = 0;  // to go before the density is measured again
-  double frozen_penalty = 0;
+  int64_t dense_batches = 0;                      // to go before the density is measured again
+  double frozen_absolute = 0, frozen_square = 0;  // sums over weights that no step changes
   std::vector<const T*> x_rows, value_rows;
   std::vector<const void*> source_rows, next_rows;
   std::vector<SparseRow> sparse_rows;
@@ -72,7 +74,8 @@ struct Engine<T>::Impl final : PhasedJob {
   std::chrono::steady_clock::time_point next_poll;
   std::atomic<bool> stop{false};
 
-  explicit Impl(const EngineConfig& c) : threads_wanted(c.threads), skip_zeros(c.skip_zeros) {
+  explicit Impl(const EngineConfig& c)
+      : threads_wanted(c.threads), skip_zeros(c.skip_zeros), gradient(c.gradient), penalty_per_row(c.penalty_per_row) {
     p.in = c.in, p.hidden = c.hidden, p.out = c.out;
     p.padded_hidden = round_up(c.hidden, kPanel), p.padded_out = round_up(c.out, kPanel);
     p.block = round_up((p.padded_hidden + kMaxBlocks - 1) / kMaxBlocks, kPanel);
@@ -130,12 +133,12 @@ struct Engine<T>::Impl final : PhasedJob {
 
   void load_parameters(const LinearLayout<const T>& from) {
     load(from, [&](int i) { return parameters[i].data(); });
-    frozen_penalty = penalised() ? penalty_of_frozen() : 0;
+    if (penalised()) sum_frozen();
     weights_finite = kernels.take_weights(p);
     std::fill_n(p.found_not_finite, threads_wanted, uint8_t{0});
   }
 
-  bool penalised() const { return p.gradient.l1 != 0 || p.gradient.l2 != 0; }
+  bool penalised() const { return gradient.l1 != 0 || gradient.l2 != 0; }
 
   void reserve(int64_t batch) {
     if (batch <= batch_capacity) return;
@@ -220,6 +223,7 @@ struct Engine<T>::Impl final : PhasedJob {
     const int64_t per_row = loss_per_row(p.loss, p.out);
     p.loss_divisor = per_row ? weight * static_cast<double>(per_row) : 1;
     if (p.training) p.options.lr = stretch.lr[steps_done];
+    if (penalty_per_row) p.gradient.l1 = gradient.l1 / weight, p.gradient.l2 = gradient.l2 / weight;
     p.skips_zeros = false;
     p.group = dense_group, p.shares_groups = can_share;
     phase = p.gather.needed ? Phase::kGather : first_after_gather();
@@ -378,24 +382,22 @@ struct Engine<T>::Impl final : PhasedJob {
   }
 
   double penalty_value() const {
-    double absolute = 0, square = 0;
+    double absolute = frozen_absolute, square = frozen_square;
     for (int64_t j = 0; j < p.hidden; ++j) {
       absolute += static_cast<double>(p.penalty[j]);
       square += static_cast<double>(p.penalty[p.padded_hidden + j]);
     }
-    return p.gradient.l1 * absolute + p.gradient.l2 / 2 * square + frozen_penalty;
+    return p.gradient.l1 * absolute + p.gradient.l2 / 2 * square;
   }
 
-  // What weights that no step changes add to the loss.
-  double penalty_of_frozen() const {
-    double absolute = 0, square = 0;
+  void sum_frozen() {
+    frozen_absolute = frozen_square = 0;
     for (int i : {kW1, kW2})
       for (int64_t j = 0; trained[i]->frozen && j < sizes[i]; ++j) {
         const double w = static_cast<double>(trained[i]->value[j]);
-        absolute += std::abs(w);
-        square += w * w;
+        frozen_absolute += std::abs(w);
+        frozen_square += w * w;
       }
-    return p.gradient.l1 * absolute + p.gradient.l2 / 2 * square;
   }
 
   double gradient_norm() const {

@@ -19,6 +19,7 @@ struct EngineConfig {
   OptimizerOptions options;
   LossOptions loss_options;
   GradientOptions gradient;
+  bool penalty_per_row;  // l1 and l2 are divided by what the rows of a batch count for
   double dropout;
   uint64_t dropout_key;
   bool bfloat16_compute;

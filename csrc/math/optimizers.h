@@ -64,7 +64,7 @@ struct AdamBase {
           beta2(broadcast(o.beta2)),
           gain2(broadcast(1 - o.beta2)),
           inverse_root_correction2(broadcast(1 / __builtin_sqrt(1 - power(o.beta2, steps + 1)))),
-          eps(broadcast(o.eps)),
+          eps(broadcast(o.eps_hat ? o.eps / __builtin_sqrt(1 - power(o.beta2, steps + 1)) : o.eps)),
           has_decay(o.weight_decay != 0),
           amsgrad(o.amsgrad) {}
 

@@ -90,6 +90,7 @@ class ReferenceEngine:
         for step in range(len(lr)):
             first = (first_step + step) * batch_size
             batch = rows[first : first + batch_size]
+            shared = self._weight(y[batch], batch, row_weight, class_weight) if self._config["penalty_per_row"] else 1
             losses[step], gradients = reference.loss_and_gradients(
                 self._parameters,
                 self._inputs(x, batch, scale, shift),
@@ -97,8 +98,8 @@ class ReferenceEngine:
                 activation=self._activation,
                 loss=self._loss.name,
                 loss_options=self._loss_options(batch, row_weight, class_weight),
-                l1=self._config["l1"],
-                l2=self._config["l2"],
+                l1=self._config["l1"] / shared,
+                l2=self._config["l2"] / shared,
                 mask=self._dropout_mask(len(batch)),
                 rounded=self._rounded,
             )
@@ -171,6 +172,16 @@ class ReferenceEngine:
         }
         own = {name: given[name] for name in self._loss.options}
         return {**own, "sample_weight": None if row_weight is None else row_weight[rows]}
+
+    def _weight(self, y: Array, rows: Array, row_weight: Array | None, class_weight: Array | None) -> float:
+        """Return what the rows count for: the sum of their weights, times those of their classes."""
+        weight = np.ones(len(rows)) if row_weight is None else row_weight[rows].astype(np.float64)
+        if not np.issubdtype(y.dtype, np.floating):
+            kept = y != self._config["ignore_index"]
+            weight = weight * kept
+            if class_weight is not None:
+                weight = weight * class_weight[np.where(kept, y, 0)]
+        return float(weight.sum())
 
     def _dropout_mask(self, rows: int) -> Array | None:
         dropout, w1 = self._config["dropout"], self._parameters["w1"]

@@ -52,8 +52,12 @@ def adam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     amsgrad: bool = False,
+    eps_hat: bool = False,
 ) -> None:
-    """torch.optim.Adam (Kingma and Ba, 2015; amsgrad: Reddi et al., 2018)."""
+    """torch.optim.Adam (Kingma and Ba, 2015; amsgrad: Reddi et al., 2018).
+
+    With ``eps_hat``, eps is added before the correction of the mean square: their ε̂, as in scikit-learn and TensorFlow.
+    """
     if weight_decay:
         grad = grad + weight_decay * param
     beta1, beta2 = betas
@@ -63,6 +67,7 @@ def adam(
     if amsgrad:
         square = state["max_exp_avg_sq"] = np.maximum(_kept(state, "max_exp_avg_sq", param), square)
     correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    eps = eps / math.sqrt(correction2) if eps_hat else eps
     param -= lr / correction1 * mean / (np.sqrt(square) / math.sqrt(correction2) + eps)
 
 
@@ -76,10 +81,11 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 1e-2,
     amsgrad: bool = False,
+    eps_hat: bool = False,
 ) -> None:
     """torch.optim.AdamW: Adam with weights that decay beside it (Loshchilov and Hutter, 2019)."""
     param *= 1 - lr * weight_decay
-    adam(param, grad, state, lr=lr, betas=betas, eps=eps, amsgrad=amsgrad)
+    adam(param, grad, state, lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat)
 
 
 def rmsprop(

@@ -28,6 +28,7 @@ class TrainOptions(NamedTuple):
     ignore_index: int
     l1: float
     l2: float
+    penalty_per_row: bool
     clip_norm: float
     clip_value: float
     dropout: float
@@ -56,6 +57,7 @@ def check_options(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     amsgrad: bool = False,
+    eps_hat: bool = False,
     alpha: float = 0.99,
     centered: bool = False,
     lr_decay: float = 0.0,
@@ -65,6 +67,7 @@ def check_options(
     ignore_index: int = -100,
     l1: float = 0.0,
     l2: float = 0.0,
+    penalty_per_row: bool = False,
     clip_norm: float | None = None,
     clip_value: float | None = None,
     dropout: float = 0.0,
@@ -95,6 +98,7 @@ def check_options(
         "betas": _betas(betas),
         "eps": number("eps", eps, 0.0),
         "amsgrad": boolean("amsgrad", amsgrad),
+        "eps_hat": boolean("eps_hat", eps_hat),
         "alpha": number("alpha", alpha, 0.0, 1.0),
         "centered": boolean("centered", centered),
         "lr_decay": number("lr_decay", lr_decay, 0.0),
@@ -119,6 +123,7 @@ def check_options(
         **loss_options,
         l1=number("l1", l1, 0.0),
         l2=number("l2", l2, 0.0),
+        penalty_per_row=boolean("penalty_per_row", penalty_per_row),
         clip_norm=_limit("clip_norm", clip_norm),
         clip_value=_limit("clip_value", clip_value),
         dropout=_dropout(dropout),

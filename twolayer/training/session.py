@@ -69,6 +69,7 @@ class Session:
             "ignore_index": options.ignore_index,
             "l1": options.l1,
             "l2": options.l2,
+            "penalty_per_row": options.penalty_per_row,
             "clip_norm": options.clip_norm,
             "clip_value": options.clip_value,
             "dropout": options.dropout,

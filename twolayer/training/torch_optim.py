@@ -24,8 +24,11 @@ CLASSES: dict[str, Any] = {
 
 def make_optimizer(net: Any, options: TrainOptions, state_dict: dict[str, Any]) -> torch.optim.Optimizer:
     """Return the torch.optim object that would go on from a trainer's ``state_dict``, on the net's parameters."""
+    if options.update_rule["eps_hat"]:
+        raise ValueError("torch.optim has no eps_hat: its eps is added after the correction")
     parameters = _trained(net)
-    rule = {name: value for name, value in options.update_rule.items() if name in options.optimizer.options}
+    own = [name for name in options.optimizer.options if name in options.update_rule and name != "eps_hat"]
+    rule = {name: options.update_rule[name] for name in own}
     optimizer = CLASSES[options.optimizer.name](parameters.values(), lr=options.lr, **rule)
     if state_dict["steps"] > 0:
         for name, parameter in parameters.items():
