@@ -1,0 +1,52 @@
+// What there is to run on.
+#include <cuda_runtime.h>
+
+#include "cuda/kernels.h"
+
+namespace twolayer::cuda {
+
+int device_count(std::string* why) {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaSuccess) return count;
+  cudaGetLastError();
+  if (why) *why = cudaGetErrorString(error);
+  return 0;
+}
+
+int driver_version() {
+  int version = 0;
+  return cudaDriverGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+int runtime_version() {
+  int version = 0;
+  return cudaRuntimeGetVersion(&version) == cudaSuccess ? version : 0;
+}
+
+Device read_device(int index) {
+  const auto read = [index](cudaDeviceAttr attribute) {
+    int value = 0;
+    cudaDeviceGetAttribute(&value, attribute, index);
+    return value;
+  };
+  return {read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor)};
+}
+
+OnDevice::OnDevice(int index) : before_(-1) {
+  int current = 0;
+  if (cudaGetDevice(&current) != cudaSuccess || current == index) return;
+  if (cudaSetDevice(index) == cudaSuccess) before_ = current;
+}
+
+OnDevice::~OnDevice() {
+  if (before_ >= 0) cudaSetDevice(before_);
+}
+
+std::string last_error() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? std::string() : std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+}
+
+}  // namespace twolayer::cuda
