@@ -190,6 +190,11 @@ template <class T>
 void bias_activate(const BiasActivateParams<T>& p, const Launch& launch) {
   constexpr int kPack = 16 / sizeof(T);
   if (p.batch * p.hidden == 0) return;
+  if (!p.b1 && p.batch > 1) {  // one long row, which more often is of whole packs
+    BiasActivateParams<T> flat = p;
+    flat.batch = 1, flat.hidden = p.batch * p.hidden;
+    return bias_activate(flat, launch);
+  }
   const bool packs = in_packs(p.batch, p.hidden, sizeof(T), p.z, p.saved, p.h);
   const BiasActivateTask<T> task{p, pass_grid(launch.device, p.batch, p.hidden, packs ? kPack : 1)};
   start(packs ? bias_activate_kernel<T, kPack> : bias_activate_kernel<T, 1>, task,
@@ -215,6 +220,11 @@ template <class T>
 void derive_sum(const DeriveSumParams<T>& p, void* scratch, const Launch& launch) {
   constexpr int kPack = 16 / sizeof(T);
   if (p.hidden == 0 || (p.batch == 0 && !p.sum)) return;
+  if (!p.sum && p.batch > 1) {
+    DeriveSumParams<T> flat = p;
+    flat.batch = 1, flat.hidden = p.batch * p.hidden;
+    return derive_sum(flat, scratch, launch);
+  }
   bool packs;
   const PassGrid grid = derive_sum_grid(p, launch, packs);
   const int64_t row_blocks = p.batch ? ceil_div(grid.rows, grid.block_rows) : 1;
@@ -229,7 +239,6 @@ void derive_sum(const DeriveSumParams<T>& p, void* scratch, const Launch& launch
         1, launch.stream);
 }
 
-// Numbers without rows: one row of them, or, as a grid has fewer rows than a pass has numbers, all as columns.
 template <class T>
 void activate(const ActivateParams<T>& p, const Launch& launch) {
   bias_activate(BiasActivateParams<T>{1, p.count, p.in, nullptr, nullptr, p.out, p.activation}, launch);

@@ -1,26 +1,10 @@
-// The storage types and the types they are computed in.
+// From storage types to those they are computed in, and back, rounded to the nearest.
 #pragma once
 #include <cuda_runtime.h>
 
 #include "params.h"
 
 namespace twolayer::cuda {
-
-template <class T>
-struct ComputeOf {
-  using type = float;
-};
-template <>
-struct ComputeOf<double> {
-  using type = double;
-};
-template <class T>
-using Compute = typename ComputeOf<T>::type;
-
-template <class T, class U>
-constexpr bool same = false;
-template <class T>
-constexpr bool same<T, T> = true;
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }

@@ -8,6 +8,7 @@
 #include "cuda/device/convert.cuh"
 #include "cuda/device/elementary.cuh"
 #include "cuda/device/mma.cuh"
+#include "cuda/device/types.cuh"
 
 namespace twolayer::cuda {
 

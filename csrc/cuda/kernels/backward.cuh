@@ -54,16 +54,18 @@ __device__ __forceinline__ void make_grad_z(const BackwardParams<T>& p, const T*
         for (int r = 0; r < kRows; ++r) sums[r] = fma(widen(grad[r][o]), w, sums[r]);
       }
     }
+    // One at a time from here on: an activation's code is long, and registers are few.
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) grad_z[(row + r) * stride + column] = sums[r];
     with_activation(p.activation, [&](auto act) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) sums[r] = through(act, sums[r], widen(saved[(row + r) * saved_stride + column]));
+#pragma unroll 1
+      for (int r = 0; r < kRows; ++r) {
+        C& g = grad_z[(row + r) * stride + column];
+        const bool valid = r < left;
+        g = valid ? through(act, g, widen(saved[(row + r) * saved_stride + column])) : 0;
+        if (valid && keep) narrow(g, p.grad_z[(row0 + row + r) * p.hidden + unit]);
+      }
     });
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const bool valid = r < left;
-      grad_z[(row + r) * stride + column] = valid ? sums[r] : 0;
-      if (valid && keep) narrow(sums[r], p.grad_z[(row0 + row + r) * p.hidden + unit]);
-    }
   }
 }
 
@@ -82,13 +84,14 @@ class ColumnSums {
   // f(column, sum) for the first `valid` columns, by way of `memory`, a number for each thread.
   template <class F>
   __device__ __forceinline__ void finish(C* memory, int columns, int64_t valid, F&& f) {
+    const int thread = static_cast<int>(threadIdx.x);
     __syncthreads();  // the memory is no longer read
-    memory[threadIdx.x] = sum_;
+    memory[thread] = sum_;
     __syncthreads();
-    if (threadIdx.x >= columns || threadIdx.x >= valid) return;
-    C sum = memory[threadIdx.x];
-    for (int i = threadIdx.x + columns; i < kThreads; i += columns) sum += memory[i];
-    f(threadIdx.x, sum);
+    if (thread >= columns || thread >= valid) return;
+    C sum = memory[thread];
+    for (int i = thread + columns; i < kThreads; i += columns) sum += memory[i];
+    f(thread, sum);
   }
 
  private:

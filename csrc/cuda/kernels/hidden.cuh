@@ -5,6 +5,7 @@
 #include "cuda/device/activation.cuh"
 #include "cuda/device/convert.cuh"
 #include "cuda/device/tile.cuh"
+#include "cuda/device/types.cuh"
 
 namespace twolayer::cuda {
 
@@ -37,7 +38,7 @@ __device__ __forceinline__ void for_my_rows(const PassGrid& g, F&& f) {
   f(row0 + row, kThreads / g.lanes, end, column);
 }
 
-constexpr int kRowsAtOnce = 4;  // of a thread, so that their loads are under way together
+constexpr int kRowsAtOnce = 2;  // of a thread, so that their loads are under way together
 
 template <class T, int kNumbers>
 __global__ void __launch_bounds__(kThreads) bias_activate_kernel(const __grid_constant__ BiasActivateTask<T> task) {
@@ -80,6 +81,7 @@ __global__ void __launch_bounds__(kThreads) derive_sum_kernel(const __grid_const
   using P = Pack<T, kNumbers>;
   using C = Compute<T>;
   const DeriveSumParams<T>& p = task.p;
+  const int thread = static_cast<int>(threadIdx.x);
   C* const memory = reinterpret_cast<C*>(shared_memory());  // (threads, numbers), where there is a sum
   for_my_rows<kNumbers>(task.grid, [&](int64_t row, int step, int64_t end, int64_t column) {
     C sums[kNumbers] = {};
@@ -116,14 +118,14 @@ __global__ void __launch_bounds__(kThreads) derive_sum_kernel(const __grid_const
 
     if (!p.sum) return;
 #pragma unroll
-    for (int i = 0; i < kNumbers; ++i) memory[threadIdx.x * kNumbers + i] = sums[i];
+    for (int i = 0; i < kNumbers; ++i) memory[thread * kNumbers + i] = sums[i];
     __syncthreads();  // every row's sums are there
-    if (threadIdx.x >= task.grid.lanes || column >= task.grid.columns) return;
+    if (thread >= task.grid.lanes || column >= task.grid.columns) return;
     const int64_t part = blockIdx.x / task.grid.column_blocks;
 #pragma unroll
     for (int i = 0; i < kNumbers; ++i) {
-      C sum = memory[threadIdx.x * kNumbers + i];
-      for (int other = threadIdx.x + task.grid.lanes; other < kThreads; other += task.grid.lanes)
+      C sum = memory[thread * kNumbers + i];
+      for (int other = thread + task.grid.lanes; other < kThreads; other += task.grid.lanes)
         sum += memory[other * kNumbers + i];
       if (task.parts)
         task.parts[part * task.grid.columns + column + i] = sum;

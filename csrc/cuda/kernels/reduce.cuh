@@ -2,6 +2,7 @@
 #pragma once
 #include "cuda/device/convert.cuh"
 #include "cuda/device/tile.cuh"
+#include "cuda/device/types.cuh"
 
 namespace twolayer::cuda {
 

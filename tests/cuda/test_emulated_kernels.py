@@ -1,0 +1,285 @@
+"""The CUDA kernels without a GPU: the case table on the emulated device, in guarded memory, in shuffled orders."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from cases import BOUNDS, CASES, INPUTS, MNIST, SHAPES, Case, Exact, Problem, Shape, ground_truth, problem
+from guarded_memory import GuardedMemory
+from torch import Tensor
+
+from twolayer.reference import torch as torch_reference
+from twolayer.registry import ACTIVATIONS
+
+pytest.importorskip("ninja", reason="the emulation is built with ninja")
+import emulation
+
+pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++")
+
+ALL_BOUNDS = BOUNDS | {torch.float16: 1}  # of numbers, in eps times their magnitude
+RELATIVE_BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-14, torch.bfloat16: 1e-2, torch.float16: 1e-2}  # of norms
+TF32_BOUND = 1e-3
+
+ARITHMETICS = {
+    "float32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+    "float64": (torch.float64, False),
+    "bfloat16": (torch.bfloat16, False),
+    "float16": (torch.float16, False),
+}
+DEVICES = {
+    "large": {},
+    "without clusters": {"multiprocessors": 108, "shared_bytes": 163 << 10, "capability": 80},
+    "small": {"multiprocessors": 2, "shared_bytes": 99 << 10, "capability": 120},  # makes tiles as large as they get
+}
+every_arithmetic = pytest.mark.parametrize("arithmetic", ARITHMETICS)
+every_device = pytest.mark.parametrize("device", DEVICES)
+TABLE = list(dict.fromkeys((case.shape, case.activation) for case in CASES))
+SMALL = Shape(7, 17, 33, 5)
+WIDE_OUT = Shape(9, 12, 20, 150)  # more outputs than a block of the forward pass takes
+PARTS = Shape(600, 20, 9, 3)  # a batch that blocks of the backward pass share
+
+
+class Net:
+    """A case's arrays in guarded memory, and the kernels on them."""
+
+    def __init__(self, case: Case, tf32: bool = False, placement: str = "end", seed: int = 0) -> None:
+        self.case, self.tf32 = case, tf32
+        self.memory = GuardedMemory(placement)
+        self.given = Problem(*(None if t is None else self.memory.copy(t) for t in problem(case, seed)))
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self.memory.empty(shape, dtype).fill_(0xFF if dtype is torch.uint8 else torch.nan)
+
+    def empty_result(self, *shape: int) -> Tensor:
+        return self.empty(shape, self.case.dtype)
+
+    def call(self, name: str, arrays: list[Tensor | None]) -> None:
+        activation = ACTIVATIONS[self.case.activation].id
+        emulation.call_net(name, self.case.shape, activation, arrays, self.case.dtype, self.tf32, self.scratch)
+        self.memory.check()
+
+    def scratch(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Memory that is aligned as torch's is, whatever its size; the sanitizer is its guard."""
+        return torch.full(shape, 0xFF, dtype=dtype)
+
+    def forward(self, save: bool = True) -> dict[str, Tensor]:
+        batch, _, hidden, out = self.case.shape
+        saved = self.empty_result(batch, hidden) if save else None
+        y = self.empty_result(batch, out)
+        self.call("forward", [*self.given[:5], saved, y, None, None])
+        return {"y": y} | ({"saved": saved} if saved is not None else {})
+
+    def backward(self, saved: Tensor, wanted: Collection[str] = INPUTS, h: Tensor | None = None) -> dict[str, Tensor]:
+        batch, in_features, hidden, out = self.case.shape
+        shapes = {"x": (batch, in_features), "w1": (hidden, in_features), "b1": (hidden,), "w2": (out, hidden)}
+        shapes |= {"b2": (out,), "z": (batch, hidden)}
+        gradients = {name: self.empty_result(*shape) if name in wanted else None for name, shape in shapes.items()}
+        x, w1, _, w2, _, grad_y = self.given
+        *five, grad_z = gradients.values()
+        self.call("backward", [grad_y, x, w1, w2, saved, *five, h, grad_z])
+        return {f"grad_{name}": gradient for name, gradient in gradients.items() if gradient is not None}
+
+    def run(self) -> dict[str, Tensor]:
+        results = self.forward()
+        return results | self.backward(results["saved"])
+
+
+def case_of(shape: Shape, activation: str, arithmetic: str) -> Case:
+    return Case(shape, activation, ARITHMETICS[arithmetic][0])
+
+
+def norm_error(result: Tensor, exact: Exact, of: str) -> float:
+    """The norm of the error over the norm of the value, or of the magnitude; infinite where one is not a number."""
+    difference, whole = np.linalg.norm(result.double().numpy() - exact.value), np.linalg.norm(getattr(exact, of))
+    return 0 if difference == 0 else float(np.nan_to_num(difference / whole, nan=np.inf))
+
+
+def assert_near_the_truth(results: dict[str, Tensor], case: Case, tf32: bool, seed: int = 0) -> None:
+    for name, exact in ground_truth(case, seed).items():
+        assert results[name].shape == exact.value.shape
+        if tf32:
+            assert norm_error(results[name], exact, "magnitude") < TF32_BOUND, name
+        else:
+            error = exact.error_of(results[name])
+            assert error <= ALL_BOUNDS[case.dtype], f"{name} is {error:.3g} eps off"
+
+
+def assert_same_bits(results: dict[str, Tensor], others: dict[str, Tensor]) -> None:
+    assert results.keys() == others.keys()
+    for name, result in results.items():
+        assert torch.equal(result.view(torch.uint8), others[name].view(torch.uint8)), name
+
+
+# Values
+
+
+@every_arithmetic
+@pytest.mark.parametrize(("shape", "activation"), TABLE, ids=lambda part: str(part))
+def test_table(shape, activation, arithmetic):
+    case, tf32 = case_of(shape, activation, arithmetic), ARITHMETICS[arithmetic][1]
+    placement = "start" if ACTIVATIONS[activation].id % 2 else "end"
+    assert_near_the_truth(Net(case, tf32, placement).run(), case, tf32)
+
+
+@every_arithmetic
+def test_relative_error(arithmetic):
+    """Of the tutorial's net, as a whole: what is promised of each arithmetic."""
+    case, tf32 = case_of(MNIST, "relu", arithmetic), ARITHMETICS[arithmetic][1]
+    results = Net(case, tf32).run()
+    for name, exact in ground_truth(case).items():
+        bound = TF32_BOUND if tf32 else RELATIVE_BOUNDS[case.dtype]
+        assert norm_error(results[name], exact, "value") < bound, name
+
+
+@every_device
+@every_arithmetic
+@pytest.mark.parametrize("shape", [*SHAPES[3:], WIDE_OUT, PARTS], ids=str)
+def test_devices(shape, arithmetic, device):
+    case, tf32 = case_of(shape, "gelu", arithmetic), ARITHMETICS[arithmetic][1]
+    with emulation.device(**DEVICES[device]):
+        assert_near_the_truth(Net(case, tf32).run(), case, tf32)
+
+
+@every_arithmetic
+@pytest.mark.parametrize("shape", [Shape(5, 0, 3, 2), Shape(5, 3, 0, 2), Shape(5, 3, 4, 0), Shape(0, 0, 0, 0)], ids=str)
+def test_no_width(shape, arithmetic):
+    case, tf32 = case_of(shape, "sigmoid", arithmetic), ARITHMETICS[arithmetic][1]
+    assert_near_the_truth(Net(case, tf32).run(), case, tf32)
+
+
+@every_arithmetic
+@pytest.mark.parametrize("without", [("b1",), ("b2",), ("b1", "b2")], ids=" ".join)
+def test_missing_biases(arithmetic, without):
+    case = replace(case_of(SMALL, "tanh", arithmetic), without=without)
+    tf32 = ARITHMETICS[arithmetic][1]
+    assert_near_the_truth(Net(case, tf32).run(), case, tf32)
+
+
+# What is asked for
+
+
+@every_arithmetic
+def test_what_is_not_saved_changes_nothing(arithmetic):
+    case, tf32 = case_of(SMALL, "gelu", arithmetic), ARITHMETICS[arithmetic][1]
+    with_saved, without = (Net(case, tf32).forward(save) for save in (True, False))
+    assert_same_bits({"y": with_saved["y"]}, without)
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "float16"])
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])  # one that saves its output, one that saves its input
+def test_every_subset_of_gradients_has_the_same_bits(activation, arithmetic):
+    net = Net(case_of(SMALL, activation, arithmetic))
+    everything = net.run()
+    for count in range(len(INPUTS) + 1):
+        for subset in itertools.combinations(INPUTS, count):
+            gradients = net.backward(everything["saved"], subset)
+            assert_same_bits(gradients, {f"grad_{name}": everything[f"grad_{name}"] for name in subset})
+
+
+@pytest.mark.parametrize("shape", [SMALL, WIDE_OUT], ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+@pytest.mark.parametrize("in_place", [True, False])
+def test_hidden_layer_given_and_kept(activation, shape, in_place):
+    net = Net(Case(shape, activation, torch.float64))
+    batch, _, hidden, out = shape
+    x, w1, b1, w2, b2, grad_y = net.given
+    z = net.memory.copy(torch.nn.functional.linear(x, w1, b1))
+    expected = net.run()
+    h = z if in_place else net.empty_result(batch, hidden)
+    y = net.empty_result(batch, out)
+    z_before = z.clone()
+    net.call("forward", [None, None, b1, w2, b2, None, y, z, h])
+    value = torch_reference.ACTIVATIONS[activation]
+    torch.testing.assert_close(h, value(z_before), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(y, expected["y"], rtol=1e-14, atol=1e-14)
+    gradients = net.backward(expected["saved"], (*INPUTS, "z"), h=h if activation == "gelu" else None)
+    z_before.requires_grad_()
+    (grad_z,) = torch.autograd.grad(value(z_before), z_before, grad_y @ w2)
+    torch.testing.assert_close(gradients.pop("grad_z"), grad_z, rtol=1e-13, atol=1e-13)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-13, atol=1e-13)
+
+
+def test_grad_z_alone():
+    net = Net(Case(PARTS, "gelu", torch.float32))
+    saved = net.forward()["saved"]
+    everything = net.backward(saved, (*INPUTS, "z"))
+    assert_same_bits(net.backward(saved, ("z",)), {"grad_z": everything["grad_z"]})
+
+
+# The same bits, in whatever order blocks and threads run
+
+
+@every_arithmetic
+@pytest.mark.parametrize("shape", [SMALL, PARTS, WIDE_OUT], ids=str)
+def test_every_order_gives_the_same_bits(shape, arithmetic):
+    net = Net(case_of(shape, "silu", arithmetic), ARITHMETICS[arithmetic][1])
+    first = net.run()
+    for seed in (1, 2, 3):
+        with emulation.device(seed=seed):
+            assert_same_bits(net.run(), first)
+
+
+def test_launches():
+    emulation.take_counts()
+    net = Net(Case(MNIST, "sigmoid", torch.float32))
+    saved = net.forward()["saved"]
+    forward = emulation.take_counts()
+    net.backward(saved)
+    backward = emulation.take_counts()
+    assert (forward.launches, backward.launches) == (1, 1)
+    assert forward.clusters < forward.blocks == 28  # the hidden layer is shared out within clusters
+    assert backward.blocks > 100
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+@pytest.mark.parametrize("activation", ["identity", "relu", "sigmoid", "softplus", "relu_squared", "sine"])
+@pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
+def test_non_finite_numbers_travel_as_in_dense_arithmetic(activation, poison, arithmetic):
+    case, tf32 = case_of(SMALL, activation, arithmetic), ARITHMETICS[arithmetic][1]
+    for name in ("x", "w1", "b1", "w2", "b2", "grad_y"):
+        net = Net(case, tf32)
+        getattr(net.given, name).view(-1)[3] = poison
+        results = net.run()
+        inputs = [t.detach().clone().requires_grad_() for t in net.given[:5]]
+        y = torch_reference.two_layer(*inputs, activation)
+        gradients = torch.autograd.grad(y, inputs, net.given.grad_y)
+        expected = {"y": y} | {f"grad_{name}": gradient for name, gradient in zip(INPUTS, gradients, strict=True)}
+        for result, torchs in expected.items():
+            same = torch.equal(results[result].isfinite(), torchs.isfinite())
+            assert same, f"{result} is finite elsewhere, {name} holding {poison}"
+
+
+# The test must be able to fail
+
+
+def test_every_barrier_is_needed():
+    """Leave out one of the barriers of each thread: values must be wrong, in one order of the threads or another."""
+    shape = Shape(20, 70, 40, 5)
+    with emulation.device(multiprocessors=2, capability=80):  # blocks that take several tiles of hidden units
+        net = Net(Case(shape, "gelu", torch.float32))
+        right = net.forward()
+        barriers = {"forward": emulation.take_counts().barriers}
+        right |= net.backward(right["saved"])
+        barriers["backward"] = emulation.take_counts().barriers
+    for name, count in barriers.items():
+        assert count >= 4
+        unnoticed = []
+        for skipped in range(count):
+            seen = False
+            for seed in range(4):
+                with emulation.device(seed=seed, multiprocessors=2, capability=80, skipped_barrier=skipped):
+                    results = net.forward() if name == "forward" else net.backward(right["saved"])
+                seen |= any(not torch.equal(result, right[key]) for key, result in results.items())
+            if not seen:
+                unnoticed.append(skipped)
+        assert not unnoticed, f"{name} does as well without barriers {unnoticed} of {count}"
