@@ -43,4 +43,8 @@ bool saves_input(int activation) {
   return false;
 }
 
+#define TWOLAYER_NAME(number, Name) Name::name,
+std::vector<std::string> activation_names() { return {TWOLAYER_ACTIVATIONS(TWOLAYER_NAME)}; }
+#undef TWOLAYER_NAME
+
 }  // namespace twolayer::cuda

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "params.h"
 
@@ -77,6 +78,8 @@ bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, in
 
 // Whether backward needs the activation's input, not its output.
 bool saves_input(int activation);
+
+std::vector<std::string> activation_names();  // by id
 
 // ---- The runtime.
 
