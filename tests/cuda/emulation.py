@@ -112,9 +112,12 @@ def device(
         set_emulation(0, 132, 227 << 10, 90, -1)
 
 
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
 def pointers(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
-    addresses = [None if t is None else t.data_ptr() or None for t in tensors]
-    return (ctypes.c_void_p * len(addresses))(*addresses)
+    return (ctypes.c_void_p * len(tensors))(*map(pointer, tensors))
 
 
 def check() -> None:
@@ -149,5 +152,5 @@ def call_net(
 
 def call_in_scratch(function: Callable[..., int], arguments: tuple[object, ...], empty: Empty = poisoned) -> None:
     scratch = empty((function(*arguments, None, False),), torch.uint8)
-    function(*arguments, pointers([scratch])[0], True)
+    function(*arguments, pointer(scratch), True)
     check()

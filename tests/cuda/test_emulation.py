@@ -23,7 +23,7 @@ def run(kernel, given, result_size, *, blocks=1, threads=64, shared_bytes=256, c
     result = emulation.poisoned((result_size,), torch.float32)
     library = emulation.library()
     sizes = (blocks, threads, ctypes.c_int64(shared_bytes), cluster)
-    library.tiny_kernel(kernel, *emulation.pointers([given, result]), *sizes)
+    library.tiny_kernel(kernel, *map(emulation.pointer, (given, result)), *sizes)
     emulation.check()
     return result
 
@@ -98,7 +98,7 @@ def test_a_read_beyond_shared_memory_ends_the_process():
 
 def apply(name, given, dtype, *flags):
     result = torch.empty(given.shape, dtype=dtype)
-    arrays = emulation.pointers([given, result])
+    arrays = map(emulation.pointer, (given, result))
     getattr(emulation.library(), name)(*flags, *arrays, ctypes.c_int64(given.numel()))
     return result
 
@@ -139,5 +139,5 @@ def test_products_of_a_warp(dtype):
     a, b, d = torch.randn(16, depth).to(dtype), torch.randn(depth, 8).to(dtype), torch.randn(16, 8)
     left, right = (as_tf32(a), as_tf32(b)) if dtype is torch.float32 else (a, b)
     expected = d.double() + left.double() @ right.double()
-    emulation.library().tiny_product(HALVES.get(dtype, 2), *emulation.pointers([a, b, d]))
+    emulation.library().tiny_product(HALVES.get(dtype, 2), *map(emulation.pointer, (a, b, d)))
     torch.testing.assert_close(d, expected.float(), rtol=1e-6, atol=1e-6)

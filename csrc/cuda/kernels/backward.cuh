@@ -81,13 +81,13 @@ class ColumnSums {
       sum_ += widen(slice[row * stride + column]);
   }
 
-  // f(column, sum) for the first `valid` columns, by way of `memory`, a number for each thread.
+  // f(column, sum) for the first `valid` columns, by way of `memory`, a number for each thread. Of a product's sums that
+  // are still there, a thread overwrites one that only itself has read.
   template <class F>
   __device__ __forceinline__ void finish(C* memory, int columns, int64_t valid, F&& f) {
     const int thread = static_cast<int>(threadIdx.x);
-    __syncthreads();  // the memory is no longer read
     memory[thread] = sum_;
-    __syncthreads();
+    __syncthreads();  // all sums are there
     if (thread >= columns || thread >= valid) return;
     C sum = memory[thread];
     for (int i = thread + columns; i < kThreads; i += columns) sum += memory[i];

@@ -61,6 +61,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   for (int64_t unit_tile = rank; unit_tile < task.unit_tiles; unit_tile += task.cluster) {
     const int64_t unit0 = unit_tile * t.n();
     const int units = static_cast<int>(min<int64_t>(t.n(), p.hidden - unit0));
+    if (unit_tile != rank) __syncthreads();  // the tile before is no longer read
     copy_tile(w2, w2_stride, task.w2, out0, unit0, task.chunk, t.n());
     Hidden::run(t, task.x, task.w1, row0, unit0, 0, p.z ? 0 : p.in, memory, Unchanged{}, Unchanged{}, Unchanged{});
 
@@ -90,10 +91,9 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
       for (int unit = 0; unit < units; ++unit) sum = fma(from[unit], widen(weight[unit]), sum);
       sums[i] = sum;
     }
-    __syncthreads();  // and are no longer read
   }
 
-  if (task.cluster > 1)
+  if (task.cluster > 1)  // all outputs are there
     cluster_barrier();
   else
     __syncthreads();
