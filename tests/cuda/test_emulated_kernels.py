@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 from collections.abc import Collection
@@ -14,6 +15,7 @@ from cases import BOUNDS, CASES, INPUTS, MNIST, SHAPES, Case, Exact, Problem, Sh
 from guarded_memory import GuardedMemory
 from torch import Tensor
 
+from twolayer.reference import numpy as numpy_reference
 from twolayer.reference import torch as torch_reference
 from twolayer.registry import ACTIVATIONS
 
@@ -212,6 +214,109 @@ def test_grad_z_alone():
     saved = net.forward()["saved"]
     everything = net.backward(saved, (*INPUTS, "z"))
     assert_same_bits(net.backward(saved, ("z",)), {"grad_z": everything["grad_z"]})
+
+
+# Passes over a hidden layer, between products that are not ours
+
+
+def draw(memory: GuardedMemory, dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return memory.copy(torch.randn(shape, generator=generator, dtype=torch.float64).mul(2).to(dtype))
+
+
+def close(result: Tensor, exact: Tensor, magnitude: Tensor | float = 1.0) -> None:
+    """Within a few roundings of float32 (float64), and one to the dtype."""
+    computed = torch.float64 if result.dtype is torch.float64 else torch.float32
+    unit = 20 * torch.finfo(computed).eps + (0 if result.dtype is computed else torch.finfo(result.dtype).eps)
+    assert torch.all((result.double() - exact).abs() <= unit * (exact.abs() + magnitude))
+
+
+def value_and_slope(z: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """In float64."""
+    value, slope = numpy_reference.ACTIVATIONS[activation]
+    return torch.from_numpy(value(z.double().numpy())), torch.from_numpy(slope(z.double().numpy()))
+
+
+LAYERS = [(3, 5), (1, 1), (40, 64), (300, 7), (33, 260), (1, 5000), (5, 1100)]  # (batch, hidden)
+every_dtype = pytest.mark.parametrize("dtype", ALL_BOUNDS, ids=str)
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+every_layer = pytest.mark.parametrize("layer", LAYERS, ids=str)
+
+
+def call_pass(name: str, dtype: torch.dtype, sizes: tuple[int, ...], activation: str, arrays: list[Tensor | None]):
+    arguments = (emulation.DTYPES[dtype], *map(ctypes.c_int64, sizes), ACTIVATIONS[activation].id)
+    function = getattr(emulation.library(), name)
+    if name == "derive_sum":
+        emulation.call_in_scratch(function, (*arguments, emulation.pointers(arrays)))
+    else:
+        function(*arguments, emulation.pointers(arrays))
+        emulation.check()
+
+
+@every_dtype
+@every_activation
+@pytest.mark.parametrize("bias", [True, False])
+def test_bias_and_activation(activation, dtype, bias):
+    for layer, placement in itertools.product(LAYERS, ["start", "end"]):
+        memory = GuardedMemory(placement)
+        z, b1 = draw(memory, dtype, *layer), draw(memory, dtype, layer[1], seed=1) if bias else None
+        saved, h = memory.empty(layer, dtype).fill_(torch.nan), memory.empty(layer, dtype).fill_(torch.nan)
+        before = z.double() + (b1.double() if bias else 0)
+        call_pass("bias_activate", dtype, layer, activation, [z, b1, saved, h])
+        memory.check()
+        exact, _ = value_and_slope(before, activation)
+        close(h, exact, magnitude=10)
+        close(saved, exact if ACTIVATIONS[activation].saved == "output" else before, magnitude=10)
+        call_pass("bias_activate", dtype, layer, activation, [z, b1, None, z])
+        assert_same_bits({"h": z}, {"h": h})
+
+
+@every_dtype
+@every_activation
+def test_derivative_and_sums(activation, dtype):
+    for layer, placement in itertools.product(LAYERS, ["start", "end"]):
+        memory = GuardedMemory(placement)
+        z, grad = draw(memory, dtype, *layer), draw(memory, dtype, *layer, seed=1)
+        value, slope = value_and_slope(z, activation)
+        saved = memory.copy(value.to(dtype) if ACTIVATIONS[activation].saved == "output" else z)
+        total = memory.empty(layer[1:], dtype).fill_(torch.nan)
+        before = grad.clone().double()
+        call_pass("derive_sum", dtype, layer, activation, [saved, grad, total])
+        memory.check()
+        close(grad, before * slope, magnitude=50 * before.abs())  # of what was saved, the slope has a rounding too
+        close(total, grad.double().sum(0), magnitude=50 * before.abs().sum(0))
+
+
+@every_dtype
+@every_device
+def test_column_sums_alone(dtype, device):
+    for layer in [*LAYERS, (0, 5), (5000, 3)]:
+        memory = GuardedMemory("end")
+        grad = draw(memory, dtype, *layer)
+        before, total = grad.clone(), memory.empty(layer[1:], dtype).fill_(torch.nan)
+        with emulation.device(**DEVICES[device]):
+            call_pass("derive_sum", dtype, layer, "tanh", [None, grad, total])
+            memory.check()
+            again = torch.empty_like(total)
+            call_pass("derive_sum", dtype, layer, "tanh", [None, grad, again])
+        assert_same_bits({"grad": grad, "sum": total}, {"grad": before, "sum": again})
+        close(total, before.double().sum(0), magnitude=before.double().abs().sum(0))
+
+
+@every_dtype
+@every_activation
+@pytest.mark.parametrize("count", [0, 1, 1000, 1003])
+def test_passes_over_numbers(activation, dtype, count):
+    memory = GuardedMemory("end")
+    z, grad = draw(memory, dtype, count), draw(memory, dtype, count, seed=1)
+    h = memory.empty((count,), dtype).fill_(torch.nan)
+    call_pass("activate", dtype, (count,), activation, [z, h])
+    value, slope = value_and_slope(z, activation)
+    close(h, value, magnitude=10)
+    expected = grad.double() * slope
+    call_pass("derive", dtype, (count,), activation, [h if ACTIVATIONS[activation].saved == "output" else z, grad])
+    memory.check()
+    close(grad, expected, magnitude=50)
 
 
 # The same bits, in whatever order blocks and threads run
