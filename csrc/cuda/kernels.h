@@ -14,7 +14,7 @@ namespace twolayer::cuda {
 struct Device {
   int multiprocessors = 0;
   int shared_bytes = 0;  // the most that a block can ask for
-  int capability = 0;    // 10 major + minor
+  int capability = 0;    // 10 major + minor; of the code that runs on it, where that was compiled for less
 };
 
 struct Launch {

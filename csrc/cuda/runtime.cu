@@ -4,6 +4,12 @@
 #include "cuda/kernels.h"
 
 namespace twolayer::cuda {
+namespace {
+
+// Does nothing; the attributes of its code are those of all of it.
+__global__ void probe() {}
+
+}  // namespace
 
 int device_count(std::string* why) {
   int count = 0;
@@ -25,13 +31,17 @@ int runtime_version() {
 }
 
 Device read_device(int index) {
+  const OnDevice current(index);
   const auto read = [index](cudaDeviceAttr attribute) {
     int value = 0;
     cudaDeviceGetAttribute(&value, attribute, index);
     return value;
   };
+  const int capability = 10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor);
+  cudaFuncAttributes code{};
+  cudaFuncGetAttributes(&code, probe);
   return {read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor)};
+          code.ptxVersion < capability ? code.ptxVersion : capability};
 }
 
 OnDevice::OnDevice(int index) : before_(-1) {
