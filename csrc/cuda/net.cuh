@@ -62,10 +62,8 @@ void forward(const ForwardParams<T>& given, void*, const Launch& launch) {
     const int64_t row_blocks = ceil_div(p.batch, task.tiling.m()) * task.chunks;
     task.unit_tiles = ceil_div(p.hidden, task.tiling.n());
     task.cluster = 1;
-    if (row_blocks < device.multiprocessors && task.unit_tiles > 1) {
-      const int64_t rounds = ceil_div(task.unit_tiles, most_in_cluster);
-      task.cluster = static_cast<int>(ceil_div(task.unit_tiles, rounds));
-    }
+    if (row_blocks < device.multiprocessors)  // a power of two, though a block then may have nothing to do
+      while (task.cluster < most_in_cluster && task.cluster < task.unit_tiles) task.cluster *= 2;
     start(forward_kernel<kTf32, T>, task, row_blocks * task.cluster, kThreads, Tile::bytes(task.tiling, task.chunk),
           task.cluster, launch.stream);
   });

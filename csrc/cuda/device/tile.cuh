@@ -23,6 +23,8 @@ struct Tiling {
   __host__ __device__ int n() const { return kPiece * warps_n; }
 };
 
+// Loops that are told not to unroll have long bodies and need registers more than speed.
+
 // A matrix in global memory.
 template <class S>
 struct Matrix {
@@ -41,6 +43,7 @@ __device__ __forceinline__ void copy_pieces(S* to, int to_stride, const Matrix<S
                                             int rows, int columns) {
   constexpr int kNumbers = kBytes / sizeof(S);
   const int shift = log2_of(columns / kNumbers);
+#pragma unroll 1
   for (int piece = threadIdx.x; piece < rows << shift; piece += kThreads) {
     const int row = piece >> shift, column = (piece & ((1 << shift) - 1)) * kNumbers;
     const int64_t left = row0 + row < from.rows ? from.columns - column0 - column : 0;
@@ -60,6 +63,7 @@ __device__ void copy_tile(S* to, int to_stride, const Matrix<S>& from, int64_t r
     if (from.access == 4) return copy_pieces<4>(to, to_stride, from, row0, column0, rows, columns);
   if constexpr (sizeof(S) < 4) {
     const int shift = log2_of(columns);
+#pragma unroll 1
     for (int i = threadIdx.x; i < rows << shift; i += kThreads) {
       const int row = i >> shift, column = i & (columns - 1);
       const bool valid = row0 + row < from.rows && column0 + column < from.columns;
@@ -311,7 +315,9 @@ struct Product {
     const int k_share = kDepth >> log2_of(t.warps_k);
     Piece<unit_for<kTf32, UsedA, UsedB>, C, UsedA, A::kAlong, UsedB, B::kAlong> piece;
 
+#pragma unroll 1
     for (int step = 0; step < t.stages - 1; ++step) load(step);
+#pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       wait_for_oldest_of(t.stages);
       __syncthreads();  // the slice is there for all, and the one that the next overwrites is no longer read
@@ -352,6 +358,7 @@ struct Product {
                                                       int64_t columns, F&& f) {
     const C* sums = reinterpret_cast<const C*>(memory);
     const int shift = log2_of(t.n()), count = t.m() << shift;
+#pragma unroll 1
     for (int i = threadIdx.x; i < count; i += kThreads) {
       const int row = i >> shift, column = i & (t.n() - 1);
       if (row >= rows || column >= columns) continue;

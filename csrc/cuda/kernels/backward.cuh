@@ -38,6 +38,7 @@ __device__ __forceinline__ void make_grad_z(const BackwardParams<T>& p, const T*
                                             int stride, int64_t row0, int64_t unit0, int rows, int units, bool keep) {
   constexpr int kRows = 4;
   const int bits = log2_of(units);
+#pragma unroll 1
   for (int i = threadIdx.x; i < rows / kRows << bits; i += kThreads) {
     const int column = i & (units - 1), row = (i >> bits) * kRows;
     const int64_t unit = unit0 + column, left = unit < p.hidden ? p.batch - row0 - row : 0;
@@ -81,8 +82,8 @@ class ColumnSums {
       sum_ += widen(slice[row * stride + column]);
   }
 
-  // f(column, sum) for the first `valid` columns, by way of `memory`, a number for each thread. Of a product's sums that
-  // are still there, a thread overwrites one that only itself has read.
+  // f(column, sum) for the first `valid` columns, by way of `memory`, a number for each thread. Of a product's sums
+  // that are still there, a thread overwrites one that only itself has read.
   template <class F>
   __device__ __forceinline__ void finish(C* memory, int columns, int64_t valid, F&& f) {
     const int thread = static_cast<int>(threadIdx.x);
@@ -171,6 +172,7 @@ __device__ __forceinline__ void grad_w2_tile(const BackwardTask<T>& task, int64_
       [&](const T* kept, int kept_stride, C* h, int stride, int64_t) {
         with_activation(activation, [&](auto act) {
           const int bits = log2_of(t.n());
+#pragma unroll 1
           for (int i = threadIdx.x; i < Product::kDepth << bits; i += kThreads) {
             const int row = i >> bits, column = i & (t.n() - 1);
             h[row * stride + column] = decltype(act)::value(widen(kept[row * kept_stride + column]));

@@ -38,7 +38,7 @@ struct ForwardTile {
 };
 
 template <bool kTf32, class T>
-__global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant__ ForwardTask<T> task) {
+__global__ void __launch_bounds__(kThreads, 2) forward_kernel(const __grid_constant__ ForwardTask<T> task) {
   using Tile = ForwardTile<kTf32, T>;
   using Hidden = typename Tile::Hidden;
   using C = Compute<T>;
@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
   const int row_bits = log2_of(t.m());
 
   for (int i = threadIdx.x; i < outs << row_bits; i += kThreads) sums[i] = 0;
+#pragma unroll 1
   for (int64_t unit_tile = rank; unit_tile < task.unit_tiles; unit_tile += task.cluster) {
     const int64_t unit0 = unit_tile * t.n();
     const int units = static_cast<int>(min<int64_t>(t.n(), p.hidden - unit0));
@@ -83,6 +84,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     });
     __syncthreads();  // the hidden units are there
 
+#pragma unroll 1
     for (int i = threadIdx.x; i < outs << row_bits; i += kThreads) {
       const C* from = hidden + (i & (t.m() - 1)) * hidden_stride;
       const T* weight = w2 + (i >> row_bits) * w2_stride;
@@ -97,6 +99,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(const __grid_constant
     cluster_barrier();
   else
     __syncthreads();
+#pragma unroll 1
   for (int i = rank * kThreads + threadIdx.x; i < rows * outs; i += task.cluster * kThreads) {
     const int row = i / outs, column = i % outs;
     C* const mine = sums + (column << row_bits) + row;
