@@ -21,7 +21,7 @@ Tiling choose_tiling(const Device& device, const int (&candidates)[kCount][3], i
   const int64_t most = device.shared_bytes < kSharedBytes ? device.shared_bytes : kSharedBytes;
   Tiling tiling{};
   for (int i = 0; i < kCount; ++i) {
-    tiling = {candidates[i][0], candidates[i][1], candidates[i][2], steps > 4 ? 8 : steps > 2 ? 4 : 2};
+    tiling = {candidates[i][0], candidates[i][1], candidates[i][2], steps > 4 ? 8 : steps > 2 ? 4 : steps > 1 ? 2 : 1};
     while (tiling.stages > 2 && bytes(tiling) > most) tiling.stages /= 2;
     const bool too_large = (tiling.warps_m > 1 && tiling.m() / 2 >= m) || (tiling.warps_n > 1 && tiling.n() / 2 >= n);
     if (!too_large && blocks(tiling) * 2 >= device.multiprocessors && bytes(tiling) <= device.shared_bytes) break;

@@ -17,7 +17,7 @@ constexpr int kPiece = 16;
 
 struct Tiling {
   int warps_m, warps_n, warps_k;  // powers of two; their product is kWarps
-  int stages;                     // 2, 4 or 8
+  int stages;                     // 2, 4 or 8; 1 where there is but one slice
 
   __host__ __device__ int m() const { return kPiece * warps_m; }
   __host__ __device__ int n() const { return kPiece * warps_n; }
@@ -73,7 +73,7 @@ __device__ void copy_tile(S* to, int to_stride, const Matrix<S>& from, int64_t r
 }
 
 __device__ __forceinline__ void wait_for_oldest_of(int stages) {
-  if (stages == 2) return wait_for_copies<0>();
+  if (stages <= 2) return wait_for_copies<0>();
   if (stages == 4) return wait_for_copies<2>();
   wait_for_copies<6>();
 }
@@ -304,6 +304,8 @@ struct Product {
       commit_copies();
     };
 
+    const int ahead = t.stages > 1 ? t.stages - 1 : 1;
+
     constexpr bool kAnyChanged = A::kChanged || B::kChanged;
     char* const changed_a = memory + ring_bytes(t);
     char* const changed_b = changed_a + (A::kChanged ? in_a.template bytes<UsedA>() : 0);
@@ -316,12 +318,12 @@ struct Product {
     Piece<unit_for<kTf32, UsedA, UsedB>, C, UsedA, A::kAlong, UsedB, B::kAlong> piece;
 
 #pragma unroll 1
-    for (int step = 0; step < t.stages - 1; ++step) load(step);
+    for (int step = 0; step < ahead; ++step) load(step);
 #pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       wait_for_oldest_of(t.stages);
       __syncthreads();  // the slice is there for all, and the one that the next overwrites is no longer read
-      load(step + t.stages - 1);
+      load(step + ahead);
       char* const stage = memory + (step & (t.stages - 1)) * stage_bytes;
       const UsedA* used_a;
       const UsedB* used_b;
