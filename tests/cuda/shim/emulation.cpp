@@ -25,7 +25,7 @@ Counts counts;
 
 namespace {
 
-constexpr size_t kStackBytes = 256 << 10;
+constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 4 << 10;
 constexpr int kWarp = 32;
 constexpr int kMostShared = 227 << 10, kMostThreads = 1024, kMostInCluster = 8;
 
@@ -141,7 +141,8 @@ struct Fiber {
   uint64_t generation = 0;
   int64_t barriers = 0;
   bool ended = false;
-  std::vector<std::vector<Copy>> copies{1};  // by group; the last is open
+  std::vector<Copy> copies;    // that have not happened
+  std::vector<size_t> groups;  // of them: where each ends
 };
 
 Context scheduler;
@@ -165,15 +166,21 @@ void fiber_main() {
 char* stack(size_t index) {
   static std::vector<char*> stacks;
   while (stacks.size() <= index) {
-    void* memory =
-        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) fail("no memory for a thread's stack");
+    mprotect(memory, kGuardBytes, PROT_NONE);
     stacks.push_back(static_cast<char*>(memory));
   }
-  return stacks[index];
+  return stacks[index] + kGuardBytes;
 }
 
 void prepare(Fiber& fiber, size_t index) {
+  fiber.waits_for = nullptr;
+  fiber.barriers = 0;
+  fiber.ended = false;
+  fiber.copies.clear();
+  fiber.groups.clear();
   Context& context = fiber.context;
   char* const memory = stack(index);
   context.stack = memory, context.stack_bytes = kStackBytes;
@@ -223,8 +230,10 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
   cluster = {};
   cluster.expected = static_cast<int>(grid.threads) * grid.cluster;
 
-  std::vector<Fiber> fibers(grid.threads * grid.cluster);
-  for (size_t i = 0; i < fibers.size(); ++i) {
+  static std::vector<Fiber> fibers;  // kept, with what they own
+  const size_t count = size_t{grid.threads} * grid.cluster;
+  if (fibers.size() < count) fibers.resize(count);
+  for (size_t i = 0; i < count; ++i) {
     Fiber& fiber = fibers[i];
     const int rank = static_cast<int>(i / grid.threads);
     const unsigned thread = static_cast<unsigned>(i % grid.threads);
@@ -241,8 +250,8 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
     prepare(fiber, i);
   }
 
-  std::vector<Fiber*> waiting;
-  for (Fiber& fiber : fibers) waiting.push_back(&fiber);
+  std::vector<Fiber*> waiting(count);
+  for (size_t i = 0; i < count; ++i) waiting[i] = &fibers[i];
   std::shuffle(waiting.begin(), waiting.end(), random);
   while (!waiting.empty()) {
     bool progress = false;
@@ -257,7 +266,7 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
     std::erase_if(waiting, [](const Fiber* fiber) { return fiber->ended; });
   }
   running = nullptr;
-  for (const Fiber& fiber : fibers) counts.barriers = std::max(counts.barriers, fiber.barriers);
+  for (size_t i = 0; i < count; ++i) counts.barriers = std::max(counts.barriers, fibers[i].barriers);
 }
 
 }  // namespace
@@ -293,22 +302,24 @@ void exchange(const void* in, size_t bytes, void* out, size_t out_bytes,
 void copy_later(void* to, const void* from, size_t bytes, size_t valid) {
   if (reinterpret_cast<uintptr_t>(to) % bytes || (valid && reinterpret_cast<uintptr_t>(from) % bytes))
     fail("an address of copy_async is not a multiple of what it copies");
-  running->copies.back().push_back({static_cast<char*>(to), static_cast<const char*>(from), bytes, valid});
+  running->copies.push_back({static_cast<char*>(to), static_cast<const char*>(from), bytes, valid});
 }
 
-void commit_copies() { running->copies.emplace_back(); }
+void commit_copies() { running->groups.push_back(running->copies.size()); }
 
 void wait_for_copies(size_t groups) {
-  auto& copies = running->copies;
-  const size_t closed = copies.size() - 1;
-  if (closed <= groups) return;
-  const auto end = copies.begin() + static_cast<std::ptrdiff_t>(closed - groups);
-  for (auto group = copies.begin(); group != end; ++group)
-    for (const Copy& copy : *group) {
-      std::memset(copy.to + copy.valid, 0, copy.bytes - copy.valid);
-      if (copy.valid) std::memcpy(copy.to, copy.from, copy.valid);
-    }
-  copies.erase(copies.begin(), end);
+  std::vector<Copy>& copies = running->copies;
+  std::vector<size_t>& ends = running->groups;
+  if (ends.size() <= groups) return;
+  const size_t last = ends.size() - groups, done = ends[last - 1];
+  for (size_t i = 0; i < done; ++i) {
+    const Copy& copy = copies[i];
+    std::memset(copy.to + copy.valid, 0, copy.bytes - copy.valid);
+    if (copy.valid) std::memcpy(copy.to, copy.from, copy.valid);
+  }
+  copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));
+  ends.erase(ends.begin(), ends.begin() + static_cast<std::ptrdiff_t>(last));
+  for (size_t& end : ends) end -= done;
 }
 
 bool run(const Grid& grid, const std::function<void()>& thread_body) {
