@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
-SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py predictor.py)
+SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py predictor.py) \
+	$(addprefix tests/cuda/test_,emulation.py emulated_kernels.py cuda_ops.py)
 
 .PHONY: demo test bench build lint format sanitize clean
 
@@ -34,11 +35,12 @@ format: $(VENV)/.dev
 
 # Linux and g++ only. ASan must be the process's first library, and needs libstdc++ beside it to intercept exceptions.
 # Appended test paths keep the instrumented copy before this folder's; pytest's usual capture would swallow the report.
-sanitize: $(VENV)/.test  ## the kernel tests on a copy of the package under ASan and UBSan
+sanitize: $(VENV)/.test  ## the kernel tests, on emulated CUDA too, on a copy of the package under ASan and UBSan
 	rm -rf build/sanitize
-	TWOLAYER_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build --build-lib build/sanitize
+	TWOLAYER_SANITIZE=address,undefined TWOLAYER_CUDA=0 $(BIN)/python setup.py --quiet build --build-lib build/sanitize
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TWOLAYER_REQUIRE_NATIVE=1 \
+	TWOLAYER_SANITIZE=address,undefined \
 	PYTHONPATH=build/sanitize $(BIN)/pytest --import-mode=append --capture=sys $(SANITIZED_TESTS) $(ARGS)
 
 clean:

@@ -319,9 +319,9 @@ def test_kernels_refuse_what_does_not_fit(name, change, error, message, device):
 
 
 def test_kernels_refuse_an_unknown_activation(device):
-    y = torch.empty(6, 3, dtype=torch.float64, device=device)
-    with pytest.raises(ValueError, match=r"activation must be an id in \[0, 11\); got 11"):
-        _native.get_cuda().forward(*arguments(device), None, y, 11, False)
+    y, count = torch.empty(6, 3, dtype=torch.float64, device=device), len(ACTIVATIONS)
+    with pytest.raises(ValueError, match=rf"activation must be an id in \[0, {count}\); got {count}"):
+        _native.get_cuda().forward(*arguments(device), None, y, count, False)
 
 
 def test_kernels_refuse_tensors_on_the_cpu(gpu):
@@ -469,7 +469,10 @@ def test_a_training_step_can_be_captured_in_a_graph(activation, out, gpu):
     graph.replay()
     replayed = [tensor.clone() for tensor in (y, *gradients)]
     expected = [step(), *(parameter.grad for parameter in parameters)]
-    assert all(torch.equal(a, b) for a, b in zip(replayed, expected, strict=True))
+    if out == OUT_OF_BLAS:  # cuBLAS may choose otherwise for a graph
+        assert_close(replayed, expected)
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(replayed, expected, strict=True))
 
 
 def test_kernels_run_on_the_current_stream(gpu):
@@ -505,24 +508,31 @@ def test_a_device_that_is_not_the_current_one(gpu):
     assert torch.cuda.current_device() == 0
 
 
-@pytest.mark.slow
 def test_more_than_2_to_the_31_elements(gpu):
-    batch, features = 2**26 + 3, 33  # x has 2.2e9 elements; 4.4 GB of them in bfloat16
     if torch.cuda.mem_get_info()[0] < 16 << 30:
         pytest.skip("needs 16 GB of GPU memory")
-    dtype = torch.bfloat16
-    x = torch.zeros(batch, features, dtype=dtype, device=gpu)
-    x[-1] = 1
-    _, w1, b1, w2, b2 = arguments(gpu, features=features, hidden=8, out=2, dtype=dtype)
-    weights = [w1.requires_grad_(), b1, w2, b2]
-    y = two_layer(x, *weights, "tanh")
-    expected = two_layer(x[-1:].clone(), *weights, "tanh")
-    assert_close(y[-1:], expected)
-    grad_y = torch.zeros_like(y)
+    module, activation, dtype = _native.get_cuda(), ACTIVATIONS["tanh"].id, torch.bfloat16
+    batch, features, hidden, out = 2**26 + 3, 33, 8, 2
+    x = torch.zeros(batch, features, dtype=dtype, device=gpu)  # 2.2e9 elements, 4.4 GB
+    x[-1] = torch.linspace(-1, 1, features)
+    _, w1, b1, w2, b2 = arguments(gpu, features=features, hidden=hidden, out=out, dtype=dtype)
+    grad_y = torch.zeros(batch, out, dtype=dtype, device=gpu)
     grad_y[-1] = 1
-    (ours,) = torch.autograd.grad(y, w1, grad_y)
-    (plain,) = torch.autograd.grad(expected, w1, torch.ones_like(expected))
-    assert_close(ours, plain)
+
+    def both_passes(x, grad_y):
+        y, saved, grad_w1 = x.new_empty(len(x), out), x.new_empty(len(x), hidden), torch.empty_like(w1)
+        module.forward(x, w1, b1, w2, b2, saved, y, activation, False)
+        module.backward(grad_y, x, w1, w2, saved, None, grad_w1, None, None, None, activation, False)
+        return y[-1], saved[-1], grad_w1
+
+    assert_close(both_passes(x, grad_y), both_passes(x[-1:].clone(), grad_y[-1:]))
+    bias, total = torch.ones(features, dtype=dtype, device=gpu), torch.empty(features, dtype=dtype, device=gpu)
+    expected = torch.tanh(x[-1] + bias)
+    module.bias_activate(x, bias, None, x, activation)
+    assert_close(x[-1], expected)
+    x[:-1] = 0
+    module.derive_sum(None, x, total, activation)
+    assert_close(total, expected)
 
 
 def test_a_graph_of_the_op_is_captured_by_compile(gpu):
