@@ -97,8 +97,9 @@ int64_t derive_sum(DType dtype, int64_t batch, int64_t hidden, int activation, v
 // The text of the last launch's error, cut to `size`.
 void last_error(char* text, int size) { std::snprintf(text, size, "%s", cuda::last_error().c_str()); }
 
-void set_emulation(uint64_t seed, int multiprocessors, int shared_bytes, int capability, int skipped_barrier) {
-  emulation::settings = {seed, multiprocessors, shared_bytes, capability, skipped_barrier};
+void set_emulation(uint64_t seed, int multiprocessors, int shared_bytes, int capability, int64_t last_clusters,
+                   int skipped_barrier) {
+  emulation::settings = {seed, multiprocessors, shared_bytes, capability, last_clusters, skipped_barrier};
 }
 
 // Launches, blocks, clusters, and the most barriers of a thread, since the last call.

@@ -98,18 +98,26 @@ def device(
     multiprocessors: int = 132,
     shared_bytes: int = 227 << 10,
     capability: int = 90,
+    last_clusters: int = 0,
     skipped_barrier: int = -1,
 ) -> Iterator[None]:
-    """Run kernels as on such a device. ``seed`` decides in which order blocks, and the threads of a block, run."""
+    """Run kernels as on such a device. ``seed`` decides in which order blocks, and the threads of a block, run.
 
-    def set_emulation(seed: int, *rest: int) -> None:
-        library().set_emulation(ctypes.c_uint64(seed), *rest)
-
-    set_emulation(seed, multiprocessors, shared_bytes, capability, skipped_barrier)
+    Of each launch, no more than its ``last_clusters`` run; all of it where that is 0. In every thread, the barrier of
+    number ``skipped_barrier`` does nothing.
+    """
+    _set_emulation(seed, multiprocessors, shared_bytes, capability, last_clusters, skipped_barrier)
     try:
         yield
     finally:
-        set_emulation(0, 132, 227 << 10, 90, -1)
+        _set_emulation(0, 132, 227 << 10, 90, 0, -1)
+
+
+def _set_emulation(
+    seed: int, multiprocessors: int, shared_bytes: int, capability: int, last_clusters: int, skipped_barrier: int
+) -> None:
+    rest = (multiprocessors, shared_bytes, capability, ctypes.c_int64(last_clusters), skipped_barrier)
+    library().set_emulation(ctypes.c_uint64(seed), *rest)
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

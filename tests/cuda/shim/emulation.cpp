@@ -328,8 +328,10 @@ bool run(const Grid& grid, const std::function<void()>& thread_body) {
   if (grid.cluster > (settings.capability >= 90 ? kMostInCluster : 1) || grid.blocks % grid.cluster) return false;
   body = &thread_body;
   std::mt19937_64 random(settings.seed);
-  std::vector<unsigned> order(grid.blocks / grid.cluster);
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<unsigned>(i) * grid.cluster;
+  const size_t clusters = grid.blocks / grid.cluster, last = static_cast<size_t>(settings.last_clusters);
+  std::vector<unsigned> order(last == 0 ? clusters : std::min(last, clusters));
+  for (size_t i = 0; i < order.size(); ++i)
+    order[i] = static_cast<unsigned>((clusters - order.size() + i) * grid.cluster);
   std::shuffle(order.begin(), order.end(), random);
   for (unsigned first : order) run_cluster(grid, first, random);
   ++counts.launches;

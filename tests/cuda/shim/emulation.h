@@ -47,7 +47,8 @@ bool run(const Grid& grid, const std::function<void()>& body);
 struct Settings {
   uint64_t seed = 0;
   int multiprocessors = 132, shared_bytes = 227 << 10, capability = 90;
-  int skipped_barrier = -1;  // that __syncthreads, counted from 0 in each thread of the launch, does nothing
+  int64_t last_clusters = 0;  // so many of a launch run, where it has more; 0: all
+  int skipped_barrier = -1;   // that __syncthreads, counted from 0 in each thread of the launch, does nothing
 };
 extern Settings settings;
 
