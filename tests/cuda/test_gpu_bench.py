@@ -53,6 +53,14 @@ def test_a_row_of_the_sweep_has_both_ways_and_the_choice(emulated, plan):
         assert row["lost"] == row[row["chosen"]] / min(row["ours"], row["cuBLAS"])
 
 
+def test_the_limit_that_would_have_been_best():
+    rows = [{"work": work, "ours": work, "cuBLAS": 50 + work / 2} for work in (10, 40, 90, 160, 250)]  # equal at 100
+    assert cases.best_limit(rows) == (90, 1)
+    assert cases.best_limit([{"work": 10, "ours": 2, "cuBLAS": 1}]) == (0, 1)
+    mixed = [{"work": 10, "ours": 2, "cuBLAS": 1}, {"work": 20, "ours": 1, "cuBLAS": 8}]
+    assert cases.best_limit(mixed) == (20, pytest.approx(2**0.5))
+
+
 def test_both_ways_of_the_sweep_compute_the_same(emulated, plan):
     net = programs.Net("step", (6, 5, 7, 3), "float64", "relu")
     for ways in cases._both_ways(_native.get_cuda(), plan, net).values():

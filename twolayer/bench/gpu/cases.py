@@ -6,7 +6,7 @@ import itertools
 import math
 import secrets
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
@@ -231,7 +231,33 @@ def sweep(plan: Plan) -> Result:
                     result.rows.append(row)
                     wrong += row["lost"] > 1.05
     result.notes.append(f"{wrong} of {len(result.rows)} choices cost more than 5 %.")
+    for precision, task in itertools.product(plan.sweep_precisions, ("forward", "backward")):
+        for outs in plan.sweep[-1]:
+            rows = [
+                row
+                for row in result.rows
+                if (row["precision"], row["task"]) == (precision, task) and row["net"].endswith(f"-{outs}")
+            ]
+            limit, cost = best_limit(rows)
+            now = statistics.geometric_mean(row["lost"] for row in rows)
+            result.notes.append(
+                f"{task} {precision}, {outs} outputs: ours up to {limit:,} multiply-adds would cost {cost:.3f} × the "
+                f"best of both on average; now it is {now:.3f}."
+            )
     return result
+
+
+def best_limit(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
+    """The most multiply-adds that ours should do, cuBLAS doing what is above, and what that costs over the best."""
+
+    def cost(limit: int) -> float:
+        return statistics.geometric_mean(
+            row["ours" if row["work"] <= limit else "cuBLAS"] / min(row["ours"], row["cuBLAS"]) for row in rows
+        )
+
+    costs = {limit: cost(limit) for limit in (0, *sorted({row["work"] for row in rows}))}
+    best = min(costs, key=lambda limit: costs[limit])
+    return best, costs[best]
 
 
 def _itemsize(net: Net) -> int:

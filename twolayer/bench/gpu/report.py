@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Mapping
@@ -52,9 +53,9 @@ def short_name(machine: Mapping[str, Any]) -> str:
     return words.removeprefix("nvidia-")
 
 
-def table(case: Mapping[str, Any]) -> Table:
-    """A case's rows."""
-    rows = case["rows"]
+def table(case: Mapping[str, Any], least_lost: float = 0) -> Table:
+    """A case's rows; of choices, those that cost so many times the best."""
+    rows = [row for row in case["rows"] if row.get("lost", math.inf) >= least_lost]
     columns = [name for name in dict.fromkeys(key for row in rows for key in row) if name not in LEFT_OUT_OF_TABLES]
     lines = [[_cell(row, name) for name in columns] for row in rows]
     return [HEADINGS.get(name, name) for name in columns], lines
