@@ -333,6 +333,7 @@ py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py:
 // ---- What there is to run on.
 
 std::string version_text(int version) {
+  if (version == 0) return "none";
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
