@@ -29,43 +29,79 @@ void with_arithmetic(bool tf32, F&& f) {
 
 // ---- Forward
 
+// A pass's launches, and the scratch that it needs.
 template <class T>
-int64_t forward_scratch(const ForwardParams<T>&, const Launch&) {
-  return 0;
-}
+struct ForwardPlan {
+  ForwardTask<T> task{};
+  int64_t blocks = 0, shared_bytes = 0, scratch_bytes = 0;
+};
 
-template <class T>
-void forward(const ForwardParams<T>& given, void*, const Launch& launch) {
+template <bool kTf32, class T>
+ForwardPlan<T> plan_forward(const ForwardParams<T>& p, void* scratch, const Launch& launch) {
+  using C = Compute<T>;
+  using Tile = ForwardTile<kTf32, T>;
   constexpr int kChunk = 128;  // outputs that shared memory has room for
   constexpr int kTilings[][3] = {{8, 1, 1}, {4, 2, 1}, {2, 2, 2}, {2, 1, 4}, {1, 1, 8}};
   constexpr int kClusterBlocks = 8;  // as many as every device with clusters has
   const Device& device = launch.device;
+  ForwardPlan<T> plan;
+  ForwardTask<T>& task = plan.task;
+  task.p = p;
+  task.x = matrix(p.x, p.batch, p.in), task.w1 = matrix(p.w1, p.hidden, p.in);
+  task.w2 = matrix(p.w2, p.out, p.hidden);
+  task.chunk = static_cast<int>(p.out < kChunk ? p.out : kChunk);
+  task.chunks = p.out > kChunk ? ceil_div(p.out, kChunk) : 1;
+
+  const int64_t most_in_cluster = device.capability >= 90 ? kClusterBlocks : 1;
+  const auto blocks = [&](const Tiling& t) {
+    const int64_t unit_tiles = ceil_div(p.hidden, t.n());
+    return ceil_div(p.batch, t.m()) * task.chunks * (unit_tiles < most_in_cluster ? unit_tiles : most_in_cluster);
+  };
+  const Tiling& t = task.tiling =
+      choose_tiling(device, kTilings, p.batch, p.hidden, ceil_div(p.in, Tile::Hidden::kDepth), blocks,
+                    [&](const Tiling& tiling) { return Tile::bytes(tiling, task.chunk); });
+  const int64_t row_blocks = ceil_div(p.batch, t.m()) * task.chunks;
+  task.unit_tiles = ceil_div(p.hidden, t.n());
+  task.cluster = 1;
+  if (row_blocks < device.multiprocessors)  // a power of two, though a block then may have nothing to do
+    while (task.cluster < most_in_cluster && task.cluster < task.unit_tiles) task.cluster *= 2;
+
+  int64_t groups = row_blocks ? device.multiprocessors / (row_blocks * task.cluster) : 1;
+  const int64_t rounds = ceil_div(task.unit_tiles, task.cluster);
+  groups = groups < rounds ? groups : rounds;
+  task.group_tiles = ceil_div(rounds, groups < 1 ? 1 : groups) * task.cluster;
+  task.groups = task.unit_tiles ? static_cast<int>(ceil_div(task.unit_tiles, task.group_tiles)) : 1;
+  if (task.groups > 1) {
+    task.parts = static_cast<C*>(scratch);
+    plan.scratch_bytes = task.groups * p.batch * p.out * static_cast<int64_t>(sizeof(C));
+  }
+  plan.blocks = row_blocks * task.groups * task.cluster;
+  plan.shared_bytes = Tile::bytes(t, task.chunk);
+  return plan;
+}
+
+template <class T>
+int64_t forward_scratch(const ForwardParams<T>& p, const Launch& launch) {
+  int64_t bytes = 0;
+  with_arithmetic<T>(launch.tf32, [&]<bool kTf32>() { bytes = plan_forward<kTf32>(p, nullptr, launch).scratch_bytes; });
+  return bytes;
+}
+
+template <class T>
+void forward(const ForwardParams<T>& p, void* scratch, const Launch& launch) {
   with_arithmetic<T>(launch.tf32, [&]<bool kTf32>() {
-    using Tile = ForwardTile<kTf32, T>;
-    ForwardTask<T> task{};
-    ForwardParams<T>& p = task.p = given;
-    task.x = matrix(p.x, p.batch, p.in), task.w1 = matrix(p.w1, p.hidden, p.in);
-    task.w2 = matrix(p.w2, p.out, p.hidden);
-    task.chunk = static_cast<int>(p.out < kChunk ? p.out : kChunk);
-    task.chunks = p.out > kChunk ? ceil_div(p.out, kChunk) : 1;
+    ForwardPlan<T> plan = plan_forward<kTf32>(p, scratch, launch);
+    ForwardTask<T>& task = plan.task;
     if (task.chunks > 1 && p.z && p.h == p.z) {  // the first chunk would overwrite what the others read
       activate(ActivateParams<T>{p.batch * p.hidden, p.z, p.h, p.activation, 0}, launch);
-      p.h = nullptr, p.activation = 0;
+      task.p.h = nullptr, task.p.activation = 0;  // the identity
     }
-    const int64_t most_in_cluster = device.capability >= 90 ? kClusterBlocks : 1;
-    const auto blocks = [&](const Tiling& t) {
-      const int64_t unit_tiles = ceil_div(p.hidden, t.n());
-      return ceil_div(p.batch, t.m()) * task.chunks * (unit_tiles < most_in_cluster ? unit_tiles : most_in_cluster);
-    };
-    task.tiling = choose_tiling(device, kTilings, p.batch, p.hidden, ceil_div(p.in, Tile::Hidden::kDepth), blocks,
-                                [&](const Tiling& t) { return Tile::bytes(t, task.chunk); });
-    const int64_t row_blocks = ceil_div(p.batch, task.tiling.m()) * task.chunks;
-    task.unit_tiles = ceil_div(p.hidden, task.tiling.n());
-    task.cluster = 1;
-    if (row_blocks < device.multiprocessors)  // a power of two, though a block then may have nothing to do
-      while (task.cluster < most_in_cluster && task.cluster < task.unit_tiles) task.cluster *= 2;
-    start(forward_kernel<kTf32, T>, task, row_blocks * task.cluster, kThreads, Tile::bytes(task.tiling, task.chunk),
-          task.cluster, launch.stream);
+    start(forward_kernel<kTf32, T>, task, plan.blocks, kThreads, plan.shared_bytes, task.cluster, launch.stream);
+    if (!task.parts) return;
+    ReduceTask<T> reduce{};
+    reduce.arrays[0] = {task.parts, p.batch * p.out, p.y, task.groups};
+    start(reduce_kernel<T>, reduce, ceil_div(p.batch * p.out, kReduceColumns), kThreads,
+          kThreads * int64_t{sizeof(Compute<T>)}, 1, launch.stream);
   });
 }
 

@@ -335,6 +335,21 @@ def test_every_order_gives_the_same_bits(shape, arithmetic):
             assert_same_bits(net.run(), first)
 
 
+def test_clusters_share_hidden_units():
+    """A wide layer and few rows: the clusters' contributions are added in a second launch."""
+    emulation.take_counts()
+    case = Case(Shape(5, 20, 600, 7), "gelu", torch.float32)
+    results = {}
+    for name, device in DEVICES.items():
+        with emulation.device(**device):
+            results[name] = Net(case).forward()
+        assert emulation.take_counts().launches == (1 if name == "small" else 2)
+        for result in results[name]:
+            error = ground_truth(case)[result].error_of(results[name][result])
+            assert error <= ALL_BOUNDS[case.dtype]
+    assert_same_bits({"saved": results["large"]["saved"]}, {"saved": results["without clusters"]["saved"]})
+
+
 def test_launches():
     emulation.take_counts()
     net = Net(Case(MNIST, "sigmoid", torch.float32))

@@ -1,8 +1,9 @@
-// y = act(x W1ᵀ + b1) W2ᵀ + b2 in one launch.
+// y = act(x W1ᵀ + b1) W2ᵀ + b2 in one launch, or two.
 //
 // A cluster of blocks owns a tile of rows. Each block takes tiles of hidden units in turn: computes them, activates
 // them, and adds what they contribute to the outputs, all in shared memory. At the end the blocks add up their outputs
-// in the order of their ranks.
+// in the order of their ranks. Where that would leave most of the device idle, several clusters share the hidden units
+// of a tile of rows, and a second launch adds what they found.
 #pragma once
 #include "cuda/device/activation.cuh"
 #include "cuda/device/cluster.cuh"
@@ -16,9 +17,12 @@ struct ForwardTask {
   Matrix<T> x, w1, w2;
   Tiling tiling;
   int cluster;
-  int64_t unit_tiles;  // of tiling.n() hidden units each
-  int chunk;           // outputs at a time
-  int64_t chunks;      // blocks beyond the first chunk compute the hidden layer again
+  int64_t unit_tiles;   // of tiling.n() hidden units each
+  int64_t group_tiles;  // of them to a cluster
+  int groups;           // clusters that share a tile of rows
+  int chunk;            // outputs at a time
+  int64_t chunks;       // blocks beyond the first chunk compute the hidden layer again
+  Compute<T>* parts;    // (groups, batch, out), or null where there is one group
 };
 
 template <bool kTf32, class T>
@@ -45,7 +49,8 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const __grid_const
   const ForwardParams<T>& p = task.p;
   const Tiling& t = task.tiling;
   const int rank = task.cluster > 1 ? cluster_rank() : 0;
-  const int64_t tile = blockIdx.x / task.cluster;
+  const int64_t tile = blockIdx.x / task.cluster / task.groups;
+  const int group = static_cast<int>(blockIdx.x / task.cluster % task.groups);
   const int64_t row0 = tile / task.chunks * t.m(), out0 = tile % task.chunks * task.chunk;
   const int rows = static_cast<int>(min<int64_t>(t.m(), p.batch - row0));
   const int outs = static_cast<int>(min<int64_t>(task.chunk, p.out - out0));
@@ -58,11 +63,13 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const __grid_const
   const int row_bits = log2_of(t.m());
 
   for (int i = threadIdx.x; i < outs << row_bits; i += kThreads) sums[i] = 0;
+  const int64_t first_tile = group * task.group_tiles;
+  const int64_t last_tile = min(first_tile + task.group_tiles, task.unit_tiles);
 #pragma unroll 1
-  for (int64_t unit_tile = rank; unit_tile < task.unit_tiles; unit_tile += task.cluster) {
+  for (int64_t unit_tile = first_tile + rank; unit_tile < last_tile; unit_tile += task.cluster) {
     const int64_t unit0 = unit_tile * t.n();
     const int units = static_cast<int>(min<int64_t>(t.n(), p.hidden - unit0));
-    if (unit_tile != rank) __syncthreads();  // the tile before is no longer read
+    if (unit_tile != first_tile + rank) __syncthreads();  // the tile before is no longer read
     copy_tile(w2, w2_stride, task.w2, out0, unit0, task.chunk, t.n());
     Hidden::run(t, task.x, task.w1, row0, unit0, 0, p.z ? 0 : p.in, memory, Unchanged{}, Unchanged{}, Unchanged{});
 
@@ -105,8 +112,12 @@ __global__ void __launch_bounds__(kThreads, 2) forward_kernel(const __grid_const
     C* const mine = sums + (column << row_bits) + row;
     C sum = 0;
     for (int other = 0; other < task.cluster; ++other) sum += *(task.cluster > 1 ? cluster_shared(mine, other) : mine);
-    if (p.b2) sum += widen(p.b2[out0 + column]);
-    narrow(sum, p.y[(row0 + row) * p.out + out0 + column]);
+    if (p.b2 && group == 0) sum += widen(p.b2[out0 + column]);
+    const int64_t at = (row0 + row) * p.out + out0 + column;
+    if (task.parts)
+      task.parts[group * p.batch * p.out + at] = sum;
+    else
+      narrow(sum, p.y[at]);
   }
   if (task.cluster > 1) cluster_barrier();  // no block's memory goes while another reads it
 }
