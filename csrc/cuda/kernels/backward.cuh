@@ -36,7 +36,7 @@ struct BackwardTask {
 template <class T, class C>
 __device__ __forceinline__ void make_grad_z(const BackwardParams<T>& p, const T* saved, int saved_stride, C* grad_z,
                                             int stride, int64_t row0, int64_t unit0, int rows, int units, bool keep) {
-  constexpr int kRows = 4;
+  constexpr int kRows = 4, kOuts = 8;  // whose loads are under way together
   const int bits = log2_of(units);
 #pragma unroll 1
   for (int i = threadIdx.x; i < rows / kRows << bits; i += kThreads) {
@@ -45,14 +45,21 @@ __device__ __forceinline__ void make_grad_z(const BackwardParams<T>& p, const T*
     C sums[kRows] = {};
     if (left > 0) {
       const T* weight = p.w2 + unit;
-      const T* grad[kRows];
+      const T* grad = p.grad_y + (row0 + row) * p.out;
+#pragma unroll 1
+      for (int64_t o = 0; o < p.out; o += kOuts) {
+        C w[kOuts], g[kRows][kOuts];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) grad[r] = p.grad_y + (row0 + row + (r < left ? r : 0)) * p.out;
-#pragma unroll 4
-      for (int64_t o = 0; o < p.out; ++o) {
-        const C w = widen(weight[o * p.hidden]);
+        for (int i = 0; i < kOuts; ++i) {
+          const bool valid = o + i < p.out;
+          w[i] = valid ? widen(weight[(o + i) * p.hidden]) : 0;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) sums[r] = fma(widen(grad[r][o]), w, sums[r]);
+          for (int r = 0; r < kRows; ++r) g[r][i] = valid && r < left ? widen(grad[r * p.out + o + i]) : 0;
+        }
+#pragma unroll
+        for (int i = 0; i < kOuts; ++i)
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) sums[r] = fma(g[r][i], w[i], sums[r]);
       }
     }
     // One at a time from here on: an activation's code is long, and registers are few.
