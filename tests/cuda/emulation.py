@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,9 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 
 
 def compiler() -> list[str] | None:
-    """The command of g++, whose C++ this is; None where there is none."""
+    """The command of g++, whose C++ this is; None where there is none, and where it is not Linux's."""
+    if sys.platform != "linux":
+        return None
     command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     found = shutil.which(command[0])
     return [found, *command[1:]] if found else None

@@ -22,7 +22,7 @@ from twolayer.registry import ACTIVATIONS
 pytest.importorskip("ninja", reason="the emulation is built with ninja")
 import emulation
 
-pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++")
+pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++ on Linux")
 
 ALL_BOUNDS = BOUNDS | {torch.float16: 1}  # of numbers, in eps times their magnitude
 RELATIVE_BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-14, torch.bfloat16: 1e-2, torch.float16: 1e-2}  # of norms

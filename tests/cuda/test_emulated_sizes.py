@@ -14,7 +14,7 @@ from twolayer.registry import ACTIVATIONS
 pytest.importorskip("ninja", reason="the emulation is built with ninja")
 import emulation
 
-pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++")
+pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++ on Linux")
 
 DTYPE = torch.bfloat16
 MAP_NORESERVE = 0x4000  # as on Linux; in the mmap module from Python 3.13 on

@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("ninja", reason="the emulation is built with ninja")
 import emulation
 
-pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++")
+pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++ on Linux")
 
 CLUSTER_SUM, REVERSE, WARP, HASTY, BEYOND_SHARED, AT_DIFFERENT_BARRIERS = range(6)
 HALVES = {torch.bfloat16: 0, torch.float16: 1}
