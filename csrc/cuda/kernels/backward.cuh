@@ -36,7 +36,7 @@ struct BackwardTask {
 template <class T, class C>
 __device__ __forceinline__ void make_grad_z(const BackwardParams<T>& p, const T* saved, int saved_stride, C* grad_z,
                                             int stride, int64_t row0, int64_t unit0, int rows, int units, bool keep) {
-  constexpr int kRows = 4, kOuts = 8;  // whose loads are under way together
+  constexpr int kRows = 4, kOuts = 32 / sizeof(C);  // whose loads are under way together
   const int bits = log2_of(units);
 #pragma unroll 1
   for (int i = threadIdx.x; i < rows / kRows << bits; i += kThreads) {
