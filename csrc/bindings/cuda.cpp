@@ -348,9 +348,9 @@ py::object driver_problem() {
 // Why no kernel of ours runs on this device, or None.
 py::object device_problem(int32_t index) {
   if (is_supported(index)) return py::none();
-  const int capability = properties(index).capability;
-  return py::str("the GPU has compute capability " + std::to_string(capability / 10) + "." +
-                 std::to_string(capability % 10) + ", and the kernels need 8.0 or newer");
+  return py::str(
+      "the library has no code that this GPU can run; the kernels need compute capability 8.0 or newer, and "
+      "TWOLAYER_CUDA_ARCHS must not have left it out when twolayer was built");
 }
 
 py::list activations() {
