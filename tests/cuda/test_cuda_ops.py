@@ -461,8 +461,9 @@ def test_a_training_step_can_be_captured_in_a_graph(activation, out, gpu):
         y = step()
     gradients = [parameter.grad for parameter in parameters]
     x.copy_(torch.randn_like(x))
-    for tensor in (y, *gradients):
-        tensor.fill_(torch.nan)
+    with torch.no_grad():
+        for tensor in (y, *gradients):
+            tensor.fill_(torch.nan)
     graph.replay()
     replayed = [tensor.clone() for tensor in (y, *gradients)]
     expected = [step(), *(parameter.grad for parameter in parameters)]

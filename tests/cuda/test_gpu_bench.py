@@ -51,6 +51,7 @@ def test_a_row_of_the_sweep_has_both_ways_and_the_choice(emulated, plan):
     assert {row["chosen"] for row in result.rows} == {"ours", "cuBLAS"}  # by the number of outputs
     for row in result.rows:
         assert row["lost"] == row[row["chosen"]] / min(row["ours"], row["cuBLAS"])
+    assert len([note for note in result.notes if note.startswith("narrow, ")]) == 2
 
 
 def test_the_limit_that_would_have_been_best():

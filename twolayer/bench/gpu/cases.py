@@ -37,6 +37,12 @@ class Plan:
     batches: tuple[int, ...] = (1, 4, 16, 64, 256)
     rows: int = 1 << 20  # of memory-bound shapes
     sweep: tuple[tuple[int, ...], ...] = ((16, 64, 256, 1024, 4096), (64, 784), (64, 256, 1024, 4096), (10, 64, 128))
+    narrow: tuple[Shape, ...] = (
+        (1 << 20, 32, 16, 4),
+        (1 << 20, 64, 64, 10),
+        (1 << 16, 64, 64, 10),
+        (1 << 16, 64, 256, 10),
+    )
     sweep_precisions: tuple[str, ...] = ("float32", "tf32", "bfloat16")
     compile_seconds: float = 60.0  # of all torch.compile; afterwards it is left out
     seed: int = field(default_factory=lambda: secrets.randbelow(2**31))
@@ -53,6 +59,7 @@ class Plan:
             batches=(1, 4),
             rows=1 << 8,
             sweep=((16,), (64,), (64,), (10, 70)),
+            narrow=((256, 8, 8, 2),),
             sweep_precisions=("float32",),
             compile_seconds=0,
         )
@@ -215,9 +222,10 @@ def sweep(plan: Plan) -> Result:
     result = Result("Whose products are faster, by size")
     module: Any = _native.get_cuda()
     clock = replace(plan.clock, turns=3, turn_seconds=1.5e-3)
+    narrow = {str(Net("step", shape)) for shape in plan.narrow}  # long batches of little arithmetic, told apart
     wrong = 0
     for precision in plan.sweep_precisions:
-        for shape in itertools.product(*plan.sweep):
+        for shape in (*itertools.product(*plan.sweep), *plan.narrow):
             batch, inputs, hidden, out = shape
             net = Net("step", (batch, inputs, hidden, out), precision, "relu")
             with tf32_as(net):
@@ -231,12 +239,21 @@ def sweep(plan: Plan) -> Result:
                     result.rows.append(row)
                     wrong += row["lost"] > 1.05
     result.notes.append(f"{wrong} of {len(result.rows)} choices cost more than 5 %.")
+    for row in result.rows:
+        if row["net"] in narrow:
+            ratio = row["cuBLAS"] / row["ours"]
+            result.notes.append(
+                f"narrow, {row['task']} {row['precision']} {row['net']}: ours is {ratio:.2f} × as fast as cuBLAS; "
+                f"chosen is {row['chosen']}."
+            )
     for precision, task in itertools.product(plan.sweep_precisions, ("forward", "backward")):
         for outs in plan.sweep[-1]:
             rows = [
                 row
                 for row in result.rows
-                if (row["precision"], row["task"]) == (precision, task) and row["net"].endswith(f"-{outs}")
+                if (row["precision"], row["task"]) == (precision, task)
+                and row["net"].endswith(f"-{outs}")
+                and row["net"] not in narrow
             ]
             limit, cost = best_limit(rows)
             now = statistics.geometric_mean(row["lost"] for row in rows)
