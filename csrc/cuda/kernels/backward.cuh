@@ -218,7 +218,7 @@ __device__ __forceinline__ void grad_x_tile(const BackwardTask<T>& task, int64_t
 }
 
 template <bool kTf32, class T>
-__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ BackwardTask<T> task) {
+__global__ void __launch_bounds__(kThreads, 2) backward_kernel(const __grid_constant__ BackwardTask<T> task) {
   char* const memory = shared_memory();
   int64_t block = blockIdx.x;
   if (block < task.w1_share.blocks) return grad_w1_tile<kTf32>(task, block, memory);
