@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 # In two processes (ARGS="-n 0": one), whose OpenMP threads must not keep each other from the cores by waiting busily.
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
-CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp')
-SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py predictor.py)
+CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py predictor.py) \
+	$(addprefix tests/cuda/test_,emulation.py emulated_kernels.py cuda_ops.py)
 
 .PHONY: demo test bench build lint format docs sanitize wheel-check clean
 
@@ -39,11 +40,12 @@ docs: $(VENV)/.docs build  ## the site, in build/docs; nothing is fetched, and a
 
 # Linux and g++ only. ASan must be the process's first library, and needs libstdc++ beside it to intercept exceptions.
 # Appended test paths keep the instrumented copy before this folder's; pytest's usual capture would swallow the report.
-sanitize: $(VENV)/.test  ## the kernel tests on a copy of the package under ASan and UBSan
+sanitize: $(VENV)/.test  ## the kernel tests, on emulated CUDA too, on a copy of the package under ASan and UBSan
 	rm -rf build/sanitize
-	TWOLAYER_SANITIZE=address,undefined $(BIN)/python setup.py --quiet build --build-lib build/sanitize
+	TWOLAYER_SANITIZE=address,undefined TWOLAYER_CUDA=0 $(BIN)/python setup.py --quiet build --build-lib build/sanitize
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 TWOLAYER_REQUIRE_NATIVE=1 \
+	TWOLAYER_SANITIZE=address,undefined \
 	PYTHONPATH=build/sanitize $(PYTEST) --import-mode=append --capture=sys $(SANITIZED_TESTS) $(ARGS)
 
 wheel-check:  ## a wheel built, repaired, installed into an empty environment without a compiler, and tested (minutes)

@@ -12,6 +12,10 @@ struct bfloat16 {  // the upper half of a float32
   uint16_t bits;
 };
 
+struct float16 {  // IEEE's binary16; on CUDA only
+  uint16_t bits;
+};
+
 // y = act(x W1ᵀ + b1) W2ᵀ + b2. T is the storage type; arithmetic is float for bfloat16, else T.
 template <class T>
 struct ForwardParams {

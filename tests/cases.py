@@ -26,12 +26,13 @@ Array = NDArray[Any]
 PARAMETERS = ("w1", "b1", "w2", "b2")
 INPUTS = ("x", *PARAMETERS)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+CUDA_DTYPES = (*DTYPES, torch.float16)
 TRAINED_DTYPES = (torch.float32, torch.float64)
 
 # The largest error of any number that a kernel gives, in units of the dtype's eps times that number's magnitude: the
 # sum of the absolute values of all terms that were added up to make it. About twice the largest error among 24,000
 # random cases; in float64 half of it is the reference's own.
-BOUNDS = {torch.float32: 4, torch.float64: 5, torch.bfloat16: 1}
+BOUNDS = {torch.float32: 4, torch.float64: 5, torch.bfloat16: 1, torch.float16: 1}
 
 # The largest error of the losses or of a parameter of a Training: the norm of the difference over the norm. The second
 # is for factors rounded to bfloat16; the third for them against a reference that rounds them too: sums in another order
@@ -156,10 +157,15 @@ class Exact(NamedTuple):
     value: Array
     magnitude: Array
 
-    def error_of(self, result: Tensor) -> float:
-        """The largest error among the numbers of ``result``; infinite where one is not a number."""
-        difference = np.abs(result.double().numpy() - self.value)
-        unit = torch.finfo(result.dtype).eps * self.magnitude
+    def error_of(self, result: Tensor, eps: float | None = None) -> float:
+        """The largest error among the numbers of ``result``, in ``eps``, by default the dtype's, times magnitude.
+
+        It is infinite where one is not a number. In float16 a magnitude below its normal numbers counts as the least.
+        """
+        limits = torch.finfo(result.dtype)
+        least = limits.smallest_normal if result.dtype is torch.float16 else 0
+        difference = np.abs(result.double().cpu().numpy() - self.value)
+        unit = (eps or limits.eps) * np.maximum(self.magnitude, least)
         with np.errstate(divide="ignore", invalid="ignore"):
             errors = np.where(difference == 0, 0, difference / unit)
         return float(np.nan_to_num(errors, nan=np.inf).max(initial=0))
@@ -172,7 +178,7 @@ CURVATURE = 2  # no activation's second derivative is larger: what an error in z
 def ground_truth(case: Case, seed: int = 0) -> dict[str, Exact]:
     """The results of the forward pass, ``y`` and ``saved``, and of the backward pass, ``grad_x``, ``grad_w1``, …"""
     given = problem(case, seed)
-    x, w1, b1, w2, b2, grad_y = (None if t is None else t.double().numpy() for t in given)
+    x, w1, b1, w2, b2, grad_y = (None if t is None else t.double().cpu().numpy() for t in given)
     _, derivative = reference.ACTIVATIONS[case.activation]
     y, z1, h = reference.forward(x, w1, b1, w2, b2, case.activation)
     gradients = reference.backward(grad_y, x, w1, w2, z1, case.activation)

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 BUILD_FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "constraints.txt", "LICENSE", "README.md")
 
+NVCC = shutil.which("nvcc")
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="no nvcc on the path")
+
 SMALL_CORE = {
     "csrc/params.h": "inline int answer() { return 42; }\n",
     "csrc/cpu/uses_params.cpp": '#include "params.h"\nint twice() { return 2 * answer(); }\n',
@@ -30,12 +33,38 @@ SMALL_CORE = {
         """,
     "twolayer/__init__.py": "",
 }
+SMALL_CUDA = {
+    "csrc/cuda/kernels.h": "int twice(int);\n",
+    "csrc/cuda/kernels.cu": """
+        #include "cuda/kernels.h"
+        __global__ void kernel(int* number) { *number *= 2; }
+        int twice(int number) { return 2 * number; }
+        """,
+    "csrc/bindings/cuda.cpp": """
+        #include <Python.h>
+        #include "cuda/kernels.h"
+        static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_cuda", nullptr, 0, nullptr};
+        PyMODINIT_FUNC PyInit__cuda() { return PyModule_Create(&definition); }
+        """,
+}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run ``command`` in ``cwd``; ``environment`` is added to ours, less what would steer the build."""
-    steering = ("CXX", "CXXFLAGS", "LDFLAGS", "PYTHONPATH", "LD_PRELOAD", "MAX_JOBS", "TWOLAYER_SANITIZE", "MAKEFLAGS")
-    env = {name: value for name, value in os.environ.items() if name not in steering} | environment
+    steering = (
+        "CXX",
+        "CXXFLAGS",
+        "LDFLAGS",
+        "PYTHONPATH",
+        "LD_PRELOAD",
+        "MAX_JOBS",
+        "MAKEFLAGS",
+        "CUDACXX",
+        "CUDA_HOME",
+    )
+    inherited = {name: value for name, value in os.environ.items() if name not in steering}
+    env = {name: value for name, value in inherited.items() if not name.startswith("TWOLAYER_")}
+    env |= {"TWOLAYER_CUDA": "0"} | environment
     return subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True)
 
 
@@ -52,7 +81,8 @@ def copy_build_files(tree: Path) -> None:
 def compiled(result: subprocess.CompletedProcess[str]) -> set[str]:
     """The sources that ninja said it compiled in a run that succeeded."""
     assert result.returncode == 0, result.stdout + result.stderr
-    return {line.split()[-1] for line in result.stdout.splitlines() if "] C++ " in line}
+    lines = [line for line in result.stdout.splitlines() if "] C++ " in line or "] CUDA " in line]
+    return {line.split()[-1] for line in lines}
 
 
 @pytest.fixture
@@ -120,6 +150,130 @@ def test_a_compile_error_is_shown(small_tree: Path) -> None:
     assert result.returncode != 0
     assert "undeclared" in result.stdout
     assert "error: twolayer did not compile" in result.stderr.splitlines()[-1]
+
+
+# CUDA
+
+
+@pytest.fixture
+def cuda_tree(small_tree: Path) -> Path:
+    """The small project with a kernel and its binding, which are not built."""
+    (small_tree / "csrc" / "cuda").mkdir()
+    for name, text in SMALL_CUDA.items():
+        (small_tree / name).write_text(text)
+    return small_tree
+
+
+def build_cuda(tree: Path, choice: str = "1", **environment: str) -> subprocess.CompletedProcess[str]:
+    return build(tree, TWOLAYER_CUDA=choice, **environment)
+
+
+def modules_of(tree: Path) -> list[str]:
+    return sorted(path.name.partition(".")[0] for path in (tree / "twolayer").glob("*.so"))
+
+
+def fake_nvcc(folder: Path, release: str = "13.0", code: str = "sm_80 sm_90 sm_100 sm_120") -> str:
+    """An nvcc that answers questions about itself, and otherwise is g++ with the arguments that this knows."""
+    program = folder / "nvcc"
+    program.write_text(
+        f"""#!/usr/bin/env python3
+import os, sys
+if "--version" in sys.argv:
+    print("Cuda compilation tools, release {release}, V{release}.1")
+elif "--list-gpu-code" in sys.argv:
+    print("{code}")
+else:
+    options = [a.removeprefix("-Xcompiler=") for a in sys.argv[1:] if not a.startswith("--") and "gencode" not in a]
+    print(*(a.rpartition("code=")[2] for a in sys.argv if "gencode" in a))
+    if any(a.endswith(".cu") for a in sys.argv):
+        options = ["-D__global__=", "-x", "c++", *options]
+    os.execvp("g++", ["g++", *(a for a in options if a != "-fmad=false")])
+"""
+    )
+    program.chmod(0o755)
+    return str(program)
+
+
+@needs_nvcc
+def test_cuda_is_built_where_nvcc_is_and_again_only_what_changed(cuda_tree: Path) -> None:
+    quick = {"TWOLAYER_CUDA_ARCHS": "90a"}
+    assert compiled(build_cuda(cuda_tree, "auto", **quick)) == {"csrc/bindings/cuda.cpp", "csrc/cuda/kernels.cu"}
+    assert modules_of(cuda_tree) == ["_core", "_cuda"]
+    result = run(sys.executable, "-c", "import twolayer._cuda", cwd=cuda_tree)
+    assert result.returncode == 0, result.stderr
+    assert compiled(build_cuda(cuda_tree, **quick)) == set()
+    (cuda_tree / "csrc/cuda/kernels.h").write_text(SMALL_CUDA["csrc/cuda/kernels.h"] + "// changed\n")
+    assert compiled(build_cuda(cuda_tree, **quick)) == {"csrc/bindings/cuda.cpp", "csrc/cuda/kernels.cu"}
+
+
+@needs_nvcc
+def test_a_cuda_error_is_shown_with_a_way_out(cuda_tree: Path) -> None:
+    (cuda_tree / "csrc/cuda/kernels.cu").write_text("__global__ void kernel() { undeclared(); }\n")
+    result = build_cuda(cuda_tree, "auto", TWOLAYER_CUDA_ARCHS="90a")
+    assert result.returncode != 0
+    assert "undeclared" in result.stdout
+    assert result.stderr.splitlines()[-1].endswith("TWOLAYER_CUDA=0 builds without the CUDA library")
+
+
+def test_cuda_can_be_left_out(cuda_tree: Path) -> None:
+    assert compiled(build_cuda(cuda_tree, "0", CUDACXX=fake_nvcc(cuda_tree))) == set()
+    assert modules_of(cuda_tree) == ["_core"]
+
+
+def test_a_sanitizer_build_leaves_cuda_out(cuda_tree: Path) -> None:
+    result = build_cuda(cuda_tree, "auto", CUDACXX=fake_nvcc(cuda_tree), TWOLAYER_SANITIZE="undefined")
+    assert "csrc/cuda/kernels.cu" not in compiled(result)
+
+
+def test_cuda_that_is_required_needs_nvcc(cuda_tree: Path) -> None:
+    result = build_cuda(cuda_tree, CUDACXX="no-such-nvcc")
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[-1] == (
+        "error: the CUDA kernels need nvcc: CUDACXX is 'no-such-nvcc', and there is no such program; "
+        "TWOLAYER_CUDA=0 builds without them"
+    )
+
+
+def test_cuda_choice_that_is_none_is_refused(cuda_tree: Path) -> None:
+    result = build_cuda(cuda_tree, "yes")
+    assert result.returncode != 0
+    assert "TWOLAYER_CUDA must be auto, 0 or 1; got 'yes'" in result.stderr
+
+
+def test_an_nvcc_too_old_is_passed_over_aloud_unless_required(cuda_tree: Path) -> None:
+    old = {"CUDACXX": fake_nvcc(cuda_tree, release="11.8")}
+    result = build_cuda(cuda_tree, "auto", **old)
+    assert compiled(result) == set()
+    reason = f"the CUDA kernels need nvcc of release 12.0 or newer; {old['CUDACXX']} is release 11.8"
+    assert f"twolayer: no CUDA library is built: {reason}" in result.stderr
+    result = build_cuda(cuda_tree, **old)
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[-1] == f"error: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("listed", "chosen", "code", "missing"),
+    [
+        ("sm_80 sm_90 sm_100 sm_120", "", "sm_80 sm_90a sm_100 sm_120 compute_120", ""),
+        ("sm_75 sm_80 sm_90", "", "sm_80 sm_90a compute_90", "sm_100, sm_120"),
+        ("sm_80 sm_90 sm_100", "90a", "sm_90a compute_90", ""),
+        ("sm_80 sm_90", "80, 70", "sm_80 compute_80", "sm_70"),
+    ],
+)
+def test_cuda_code_is_made_for_the_gpus_that_nvcc_knows(
+    listed: str, chosen: str, code: str, missing: str, cuda_tree: Path
+) -> None:
+    nvcc = fake_nvcc(cuda_tree, code=listed)
+    result = build_cuda(cuda_tree, CUDACXX=nvcc, TWOLAYER_CUDA_ARCHS=chosen)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert code in result.stdout.splitlines()
+    assert (f"{nvcc} makes no code for {missing}: left out" in result.stderr) == bool(missing)
+
+
+def test_cuda_home_is_where_nvcc_is_found(cuda_tree: Path) -> None:
+    (cuda_tree / "toolkit" / "bin").mkdir(parents=True)
+    fake_nvcc(cuda_tree / "toolkit" / "bin")
+    assert "csrc/cuda/kernels.cu" in compiled(build_cuda(cuda_tree, "auto", CUDA_HOME=str(cuda_tree / "toolkit")))
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

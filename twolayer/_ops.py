@@ -3,8 +3,9 @@
 ``forward`` is the net; ``forward_saved`` also returns what ``backward`` needs; ``backward`` returns the gradients asked
 for. Shapes: x (batch, in), w1 (hidden, in), b1 (hidden,), w2 (out, hidden), b2 (out,), saved (batch, hidden).
 
-Which code runs is the dispatcher's decision: the native kernels on the CPU; the PyTorch reference on other devices,
-under function transforms, and where the native library is not loaded. All can be differentiated any number of times.
+Which code runs is the dispatcher's decision: the native kernels on the CPU and, in ``_cuda_ops``, on CUDA; the PyTorch
+reference on other devices, under function transforms, and where no native library is loaded. All can be differentiated
+any number of times.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition
 from torch.autograd import forward_ad
-from torch.nn import Parameter
 from torch.nn import functional as F
 
-from . import _native
+from . import _cuda_ops, _native
+from ._tensors import IDS, empty_gradients, have_kernels
 from .reference import torch as reference
 from .registry import ACTIVATIONS
 
@@ -50,7 +51,7 @@ def _aloud(function: Callable[..., Any]) -> Callable[..., Any]:
         kind = f"a {type(tensor).__name__} of {tensor.dtype} on {tensor.device.type}"
         _native.announce(
             f"twolayer has no native kernel for {kind}, so its slower PyTorch reference runs "
-            "(kernels: plain float32, float64 and bfloat16 tensors on cpu)"
+            "(kernels: plain float32, float64 and bfloat16 tensors on cpu, and these and float16 on cuda)"
         )
         return function(tensor, *arguments)
 
@@ -70,17 +71,10 @@ _library.impl("backward", _reference_backward, "CompositeExplicitAutograd")
 
 _core: Any = _native.core
 _NATIVE_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16})
-_PLAIN_TYPES = frozenset({Tensor, Parameter, type(None)})
-_IDS = {row.name: row.id for row in ACTIVATIONS.values()}
-
-
-def _has_kernel(*tensors: Tensor | None) -> bool:
-    # A subclass may keep its data elsewhere, or have none, so only plain tensors are handed to native code.
-    return _PLAIN_TYPES.issuperset(map(type, tensors)) and tensors[0].dtype in _NATIVE_DTYPES  # type: ignore[union-attr]
 
 
 def _native_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str) -> Tensor:
-    if not _has_kernel(x, w1, b1, w2, b2):
+    if not have_kernels(_NATIVE_DTYPES, x, w1, b1, w2, b2):
         return _reference_forward(x, w1, b1, w2, b2, activation)
     if _left_to_blas(_core.forward_by_blas, x, w1, w2):
         return _large_forward(x, w1, b1, w2, b2, activation, keep_input=False)[0]
@@ -92,7 +86,7 @@ def _native_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Te
 def _native_forward_saved(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
 ) -> tuple[Tensor, Tensor]:
-    if not _has_kernel(x, w1, b1, w2, b2):
+    if not have_kernels(_NATIVE_DTYPES, x, w1, b1, w2, b2):
         return _reference_forward_saved(x, w1, b1, w2, b2, activation)
     return _native_forward_kept(x, w1, b1, w2, b2, activation)[:2]
 
@@ -128,7 +122,7 @@ def _call_forward(
         None if b2 is None else b2.contiguous(),
         saved,
         y,
-        _IDS[activation],
+        IDS[activation],
         torch.get_num_threads(),
     )
 
@@ -136,7 +130,7 @@ def _call_forward(
 def _native_backward(
     grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
 ) -> list[Tensor]:
-    if not _has_kernel(grad_y, x, w1, w2, saved):
+    if not have_kernels(_NATIVE_DTYPES, grad_y, x, w1, w2, saved):
         return _reference_backward(grad_y, x, w1, w2, saved, activation, needs)
     return _native_backward_kept(grad_y, x, w1, w2, saved, None, activation, needs)
 
@@ -154,7 +148,7 @@ def _native_backward_kept(
     """Return the gradients asked for; ``h`` is the activation's output where it was kept, else it is computed again."""
     if _left_to_blas(_core.backward_by_blas, x, w1, w2):
         return _large_backward(grad_y, x, w1, w2, saved, h, activation, needs)
-    gradients = _empty_gradients(x, w1, w2, needs)
+    gradients = empty_gradients(x, w1, w2, needs)
     _core.backward(
         grad_y.contiguous(),
         x.contiguous(),
@@ -162,7 +156,7 @@ def _native_backward_kept(
         w2.contiguous(),
         saved.contiguous(),
         *gradients,
-        _IDS[activation],
+        IDS[activation],
         torch.get_num_threads(),
         None if h is None else h.contiguous(),
     )
@@ -185,11 +179,11 @@ def _large_forward(
     h = torch.empty_like(z) if keep_input else z
     threads = torch.get_num_threads()
     if _core.outputs_by_blas(*z.shape, w2.shape[0], z.dtype.itemsize):
-        _core.activate(z, h, _IDS[activation], threads)
+        _core.activate(z, h, IDS[activation], threads)
         return F.linear(h, w2, b2), z, h
     y = z.new_empty(z.shape[0], w2.shape[0])
     bias = None if b2 is None else b2.contiguous()
-    _core.finish_forward(z, w2.contiguous(), bias, h, y, _IDS[activation], threads)
+    _core.finish_forward(z, w2.contiguous(), bias, h, y, IDS[activation], threads)
     return y, z, h
 
 
@@ -209,20 +203,20 @@ def _large_backward(
         grad_z = grad_b1 = grad_w2 = grad_b2 = None
         if needs_x or needs_w1 or needs_b1:
             grad_z = grad_y @ w2
-            _core.multiply_by_derivative(saved, grad_z, _IDS[activation], threads)
+            _core.multiply_by_derivative(saved, grad_z, IDS[activation], threads)
             grad_b1 = grad_z.sum(0) if needs_b1 else None
         if needs_w2:
             if ACTIVATIONS[activation].saved == "output":
                 h = saved
             elif h is None:
                 h = torch.empty_like(saved)
-                _core.activate(saved, h, _IDS[activation], threads)
+                _core.activate(saved, h, IDS[activation], threads)
             grad_w2 = grad_y.t() @ h
         if needs_b2:
             grad_b2 = grad_y.sum(0)
     else:
         grad_z = torch.empty_like(saved) if needs_x or needs_w1 else None
-        inner = _empty_gradients(x, w1, w2, (False, False, needs_b1, needs_w2, needs_b2))
+        inner = empty_gradients(x, w1, w2, (False, False, needs_b1, needs_w2, needs_b2))
         _core.backward(
             grad_y.contiguous(),
             x.contiguous(),
@@ -230,7 +224,7 @@ def _large_backward(
             w2.contiguous(),
             saved,
             *inner,
-            _IDS[activation],
+            IDS[activation],
             threads,
             h,
             grad_z,
@@ -239,18 +233,6 @@ def _large_backward(
     grad_x = grad_z @ w1 if grad_z is not None and needs_x else None
     grad_w1 = grad_z.t() @ x if grad_z is not None and needs_w1 else None
     return [g for g in (grad_x, grad_w1, grad_b1, grad_w2, grad_b2) if g is not None]
-
-
-def _empty_gradients(x: Tensor, w1: Tensor, w2: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
-    """Return memory for the gradients of (x, w1, b1, w2, b2); None where ``needs`` is off."""
-    needs_x, needs_w1, needs_b1, needs_w2, needs_b2 = needs
-    return [
-        x.new_empty(*x.shape) if needs_x else None,
-        x.new_empty(*w1.shape) if needs_w1 else None,
-        x.new_empty(w1.shape[0]) if needs_b1 else None,
-        x.new_empty(*w2.shape) if needs_w2 else None,
-        x.new_empty(w2.shape[0]) if needs_b2 else None,
-    ]
 
 
 def _dispatch_keys(tensor: Tensor) -> int:
@@ -268,7 +250,7 @@ def _is_plain_call(*tensors: Tensor | None) -> bool:
 
     Then eager code calls them itself: the way through the dispatcher costs more than a small net's arithmetic.
     """
-    if _core is None or torch._C._len_torch_dispatch_stack() or not _has_kernel(*tensors):
+    if _core is None or torch._C._len_torch_dispatch_stack() or not have_kernels(_NATIVE_DTYPES, *tensors):
         return False
     return _PLAIN_KEYS.issuperset(0 if tensor is None else _dispatch_keys(tensor) for tensor in tensors)
 
@@ -290,6 +272,13 @@ if _core is not None:
     _library.impl("backward", _native_backward, "CPU")
 
 
+# ---- CUDA ------------------------------------------------------------------------------------------------------------
+
+_library.impl("forward", _cuda_ops.forward, "CUDA")
+_library.impl("forward_saved", _cuda_ops.forward_saved, "CUDA")
+_library.impl("backward", _cuda_ops.backward, "CUDA")
+
+
 # ---- meta and fake tensors: shapes only ------------------------------------------------------------------------------
 
 
@@ -309,7 +298,7 @@ def _fake_forward_saved(
 def _fake_backward(
     grad_y: Tensor, x: Tensor, w1: Tensor, w2: Tensor, saved: Tensor, activation: str, needs: Sequence[bool]
 ) -> list[Tensor]:
-    return [gradient for gradient in _empty_gradients(x, w1, w2, needs) if gradient is not None]
+    return [gradient for gradient in empty_gradients(x, w1, w2, needs) if gradient is not None]
 
 
 # torch.onnx.export puts these aten ops in the place of ours; torch.export and torch.compile keep the op.
@@ -381,8 +370,11 @@ class TwoLayerFunction(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative also flows through the hidden layer
             saved = _differentiable_saved(x, w1, b1, ctx.activation)
         elif not _may_differ():
-            threads = torch.get_num_threads()
-            plain = _core.plain_backward(grad_y, x, w1, w2, saved, h, _IDS[ctx.activation], needs, threads)
+            if grad_y.is_cuda or _core is None:
+                plain = _cuda_ops.plain_backward(grad_y, x, w1, w2, saved, h, ctx.activation, needs)
+            else:
+                threads = torch.get_num_threads()
+                plain = _core.plain_backward(grad_y, x, w1, w2, saved, h, IDS[ctx.activation], needs, threads)
             if plain is not None:
                 return plain
             if _is_plain_call(grad_y, x, w1, w2, saved, h):
@@ -408,7 +400,7 @@ _apply = super(torch.autograd.Function, TwoLayerFunction).apply
 
 def _may_differ() -> bool:
     """Whether a call on plain tensors may have to do more than compute: a mode or a transform is at work."""
-    return _core is None or torch._C._len_torch_dispatch_stack() > 0 or _is_transformed()
+    return torch._C._len_torch_dispatch_stack() > 0 or _is_transformed()
 
 
 def run_plain(
@@ -416,11 +408,17 @@ def run_plain(
 ) -> Tensor | None:
     """Return what ``forward_autograd`` does, in one native call that also checks; None for all but plain arguments.
 
-    Plain are dense contiguous CPU tensors of torch's own classes whose shapes and dtypes fit. ``activation`` is a name.
+    Plain are dense contiguous CPU or CUDA tensors of torch's own classes whose shapes and dtypes fit. ``activation`` is
+    a name.
     """
     if _may_differ():
         return None
-    result = _core.plain_forward(x, w1, b1, w2, b2, _IDS[activation], torch.get_num_threads(), torch.is_grad_enabled())
+    result: Any = None
+    if _core is not None:
+        threads = torch.get_num_threads()
+        result = _core.plain_forward(x, w1, b1, w2, b2, IDS[activation], threads, torch.is_grad_enabled())
+    if result is None:
+        result = _cuda_ops.plain_forward(x, w1, b1, w2, b2, activation)
     if type(result) is tuple:
         return _apply(x, w1, b1, w2, b2, activation, result)
     return result

@@ -28,8 +28,9 @@ def two_layer(
         activation: a name in :data:`twolayer.registry.ACTIVATIONS`.
 
     All tensors are on one device and of one floating-point dtype, except under ``torch.autocast``, which casts them as
-    it does for ``nn.Linear``. float32, float64 and bfloat16 on the CPU run natively; everything else runs the PyTorch
-    reference, with one warning. The result can be differentiated any number of times with respect to every tensor.
+    it does for ``nn.Linear``. float32, float64 and bfloat16 run natively on the CPU and on CUDA, float16 on CUDA;
+    everything else runs the PyTorch reference, with one warning. The result can be differentiated any number of times
+    with respect to every tensor.
 
     Raises:
         TypeError: an argument is not a tensor, or a dtype is not floating-point or differs from x's.

@@ -4,8 +4,10 @@
 
 namespace twolayer::dlpack {
 
+constexpr int32_t kCpu = 1, kCuda = 2;
+
 struct Device {
-  int32_t type;  // 1: CPU, 2: CUDA
+  int32_t type;
   int32_t index;
 };
 

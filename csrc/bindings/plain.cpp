@@ -2,9 +2,7 @@
 // left alone, and the caller goes the careful way, where errors are raised.
 #include "bindings/plain.h"
 
-#include <optional>
-
-#include "bindings/tensor_view.h"
+#include "bindings/plain_tensor.h"
 #include "cpu/dispatch.h"
 
 namespace twolayer {
@@ -36,85 +34,6 @@ bool outputs_by_blas(int64_t batch, int64_t hidden, int64_t out, int64_t bytes) 
   return bytes == 2 || out > 64 || batch * hidden * out * bytes >= 8'000'000 * 4;
 }
 
-// A tensor whose memory holds its values, one after the other: of torch's own classes, dense, contiguous, on the CPU
-// and not a negated view. `is_plain` is false of any other, and of what is no tensor.
-struct PlainTensor {
-  dlpack::Tensor view{};
-  bool is_plain = false;
-
-  explicit PlainTensor(PyObject* object) {
-    const dlpack::ExchangeApi* api = torch_exchange_api(Py_TYPE(object));
-    if (!api) return;
-    if (api->borrow(object, &view) != 0) {  // no memory of its own, such as a sparse tensor or a wrapper of functorch's
-      PyErr_Clear();
-      return;
-    }
-    if (view.device.type != 1) return;
-    int64_t expected = 1;
-    for (int axis = view.ndim - 1; axis >= 0; --axis) {
-      if (view.shape[axis] != 1 && view.strides[axis] != expected) return;
-      expected *= view.shape[axis];
-    }
-    if (expected == 0 || !view.data) return;  // empty, or zeros that are stored nowhere
-    static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-    PyObject* negated = PyObject_CallMethodNoArgs(object, is_neg);
-    if (!negated) throw py::error_already_set();
-    is_plain = negated == Py_False;
-    Py_DECREF(negated);
-  }
-
-  bool has_shape(std::initializer_list<int64_t> shape) const {
-    if (view.ndim != static_cast<int>(shape.size())) return false;
-    int axis = 0;
-    for (int64_t size : shape)
-      if (view.shape[axis++] != size) return false;
-    return true;
-  }
-
-  DType dtype() const { return dtype_of_dlpack(view.dtype); }
-
-  template <class T>
-  T* data() const {
-    return reinterpret_cast<T*>(static_cast<char*>(view.data) + view.byte_offset);
-  }
-};
-
-// One that may be None.
-struct OptionalPlain {
-  std::optional<PlainTensor> tensor;
-  explicit OptionalPlain(PyObject* object) {
-    if (object != Py_None) tensor.emplace(object);
-  }
-  bool fits(DType dtype, std::initializer_list<int64_t> shape) const {
-    return !tensor || (tensor->is_plain && tensor->dtype() == dtype && tensor->has_shape(shape));
-  }
-  template <class T>
-  T* data() const {
-    return tensor ? tensor->data<T>() : nullptr;
-  }
-};
-
-// A new tensor (sizes...) with the dtype of `like`, and its memory. Sizes go as arguments of their own, since torch
-// takes half as long to read them as to read a tuple.
-template <class T>
-struct NewTensor {
-  py::object object;
-  T* data;
-
-  template <class... Sizes>
-  explicit NewTensor(PyObject* like, Sizes... sizes) {
-    static PyObject* const name = PyUnicode_InternFromString("new_empty");
-    PyObject* arguments[] = {like, PyLong_FromLongLong(sizes)...};
-    object =
-        py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(name, arguments, 1 + sizeof...(sizes), nullptr));
-    for (size_t i = 1; i <= sizeof...(sizes); ++i) Py_DECREF(arguments[i]);
-    dlpack::Tensor view;
-    if (!object || torch_exchange_api(Py_TYPE(object.ptr()))->borrow(object.ptr(), &view) != 0)
-      throw py::error_already_set();
-    data = reinterpret_cast<T*>(static_cast<char*>(view.data) + view.byte_offset);
-  }
-};
-
 // Calls f with a null pointer of the storage type; returns None for a type without kernels.
 template <class F>
 py::object with_storage_type(DType dtype, F&& f) {
@@ -128,14 +47,6 @@ py::object with_storage_type(DType dtype, F&& f) {
     default:
       return py::none();
   }
-}
-
-bool requires_grad(py::handle object) {
-  static PyObject* const name = PyUnicode_InternFromString("requires_grad");
-  if (object.is_none()) return false;
-  const auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), name));
-  if (!value) throw py::error_already_set();
-  return value.ptr() == Py_True;
 }
 
 // y; or (y, saved, and the activation's output where `saved` is not that) if a tensor requires a gradient while these

@@ -14,18 +14,20 @@ namespace twolayer {
 
 namespace py = pybind11;
 
-enum class DType { kFloat32, kFloat64, kBFloat16, kUInt8, kInt32, kInt64, kOther };
+enum class DType { kFloat32, kFloat64, kBFloat16, kFloat16, kUInt8, kInt32, kInt64, kOther };
 
 template <class T>
 constexpr DType dtype_of = __is_same(T, float)      ? DType::kFloat32
                            : __is_same(T, double)   ? DType::kFloat64
                            : __is_same(T, bfloat16) ? DType::kBFloat16
+                           : __is_same(T, float16)  ? DType::kFloat16
                            : __is_same(T, uint8_t)  ? DType::kUInt8
                            : __is_same(T, int32_t)  ? DType::kInt32
                                                     : DType::kInt64;
 
 inline const char* name_of(DType dtype) {
-  static constexpr const char* names[] = {"float32", "float64", "bfloat16", "uint8", "int32", "int64", "another dtype"};
+  static constexpr const char* names[] = {"float32", "float64", "bfloat16", "float16",
+                                          "uint8",   "int32",   "int64",    "another dtype"};
   return names[static_cast<int>(dtype)];
 }
 
@@ -67,6 +69,7 @@ inline DType dtype_of_dlpack(dlpack::DataType type) {
   if (code == 2 && bits == 32) return DType::kFloat32;
   if (code == 2 && bits == 64) return DType::kFloat64;
   if (code == 4 && bits == 16) return DType::kBFloat16;
+  if (code == 2 && bits == 16) return DType::kFloat16;
   if (code == 1 && bits == 8) return DType::kUInt8;
   if (code == 0 && bits == 32) return DType::kInt32;
   if (code == 0 && bits == 64) return DType::kInt64;
@@ -75,7 +78,9 @@ inline DType dtype_of_dlpack(dlpack::DataType type) {
 
 class TensorView {
  public:
-  TensorView(py::handle object, const char* name) : name_(name) {
+  // `device_type` is where its data must be.
+  TensorView(py::handle object, const char* name, int32_t device_type = dlpack::kCpu)
+      : name_(name), wanted_device_(device_type) {
     if (const auto* api = torch_exchange_api(Py_TYPE(object.ptr())))
       borrow_torch(*api, object);
     else if (PyObject_CheckBuffer(object.ptr()))
@@ -93,8 +98,10 @@ class TensorView {
   int ndim() const { return ndim_; }
   int64_t size(int axis) const { return shape_[axis]; }
   int64_t stride(int axis) const { return strides_[axis]; }
+  const std::string& name() const { return name_; }
+  int32_t device_index() const { return device_.index; }
 
-  // The data, after checking that it is on the CPU and has this shape (−1: any size) and element type.
+  // The data, after checking that it is on the device and has this shape (−1: any size) and element type.
   template <class T>
   const T* read(std::initializer_list<int64_t> shape) const {
     check(dtype_of<T>, shape);
@@ -123,11 +130,11 @@ class TensorView {
     dlpack::Tensor tensor;
     if (api.borrow(object.ptr(), &tensor) != 0) {  // it is sparse, or on a device that DLPack does not know
       py::error_already_set cause;
-      py::raise_from(cause, PyExc_ValueError, (name_ + " must be a dense tensor on the CPU").c_str());
+      py::raise_from(cause, PyExc_ValueError, where_it_must_be().c_str());
       throw py::error_already_set();
     }
     data_ = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    device_type_ = tensor.device.type;
+    device_ = tensor.device;
     set_ndim(tensor.ndim);
     for (int i = 0; i < ndim_; ++i) shape_[i] = tensor.shape[i], strides_[i] = tensor.strides[i];
     dtype_ = dtype_of_dlpack(tensor.dtype);
@@ -157,7 +164,7 @@ class TensorView {
   }
 
   void check(DType dtype, std::initializer_list<int64_t> shape) const {
-    if (device_type_ != 1) throw py::value_error(name_ + " must be a dense tensor on the CPU");
+    if (device_.type != wanted_device_) throw py::value_error(where_it_must_be());
     if (dtype_ != dtype) throw py::type_error(name_ + " must be " + name_of(dtype) + "; got " + name_of(dtype_));
     bool same = ndim_ == static_cast<int>(shape.size());
     int axis = 0;
@@ -165,6 +172,10 @@ class TensorView {
     if (!same)
       throw py::value_error(name_ + " must have shape " + shape_text(shape.begin(), static_cast<int>(shape.size())) +
                             "; got " + shape_text(shape_.data(), ndim_));
+  }
+
+  std::string where_it_must_be() const {
+    return name_ + " must be a dense tensor on " + (wanted_device_ == dlpack::kCpu ? "the CPU" : "a CUDA device");
   }
 
   void check_contiguous() const {
@@ -178,7 +189,8 @@ class TensorView {
 
   std::string name_;
   void* data_ = nullptr;
-  int32_t device_type_ = 1;
+  int32_t wanted_device_;
+  dlpack::Device device_{dlpack::kCpu, 0};
   DType dtype_ = DType::kOther;
   int ndim_ = 0;
   bool read_only_ = false;

@@ -54,4 +54,13 @@ TARGETS = {
     "memory": Target("memory of fit beyond the data", 16, at_least=False, unit="MB"),
     "import": Target("import of twolayer beyond NumPy's", 30, at_least=False, unit="ms"),
     "first-fit": Target("the first short fit over later ones, time", 2, at_least=False),
+    "gpu-step": Target("TwoLayerNet over torch eager on a GPU, forward and backward of 64 × 784-100-10", 3),
+    "gpu-infer": Target("TwoLayerNet over torch eager on a GPU, inference at batch 1 to 256, least", 3),
+    "gpu-grid-mean": Target("TwoLayerNet over torch eager on a GPU, geometric mean of the grid", 1.5),
+    "gpu-grid-least": Target("TwoLayerNet over torch eager on a GPU, least of the grid", 1.0),
+    "gpu-memory": Target("memory-bound shapes on a GPU, of a copy's bandwidth, least", 80, unit="%"),
+    "gpu-error-float32": Target("relative error on a GPU, float32", 1e-5, at_least=False, unit=""),
+    "gpu-error-tf32": Target("relative error on a GPU, TF32", 1e-3, at_least=False, unit=""),
+    "gpu-error-bfloat16": Target("relative error on a GPU, bfloat16", 1e-2, at_least=False, unit=""),
+    "gpu-error-float16": Target("relative error on a GPU, float16", 1e-2, at_least=False, unit=""),
 }

@@ -1,0 +1,42 @@
+// Blocks of a cluster: they run at the same time and read each other's shared memory. Before compute capability 9.0 a
+// cluster is one block.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace twolayer::cuda {
+
+// This block's number in its cluster.
+__device__ __forceinline__ int cluster_rank() {
+#if __CUDA_ARCH__ >= 900
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+#else
+  return 0;
+#endif
+}
+
+// All threads of all blocks of the cluster wait for each other, and see what was written before.
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+
+// Where block `rank` of the cluster has what this block has at `shared`.
+template <class T>
+__device__ __forceinline__ T* cluster_shared(T* shared, int rank) {
+#if __CUDA_ARCH__ >= 900
+  uint64_t address;
+  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(address) : "l"(shared), "r"(rank));
+  return reinterpret_cast<T*>(address);
+#else
+  return shared;
+#endif
+}
+
+}  // namespace twolayer::cuda

@@ -1,0 +1,19 @@
+// Stands in for csrc/cuda/launch.h.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace twolayer::cuda {
+
+template <class Params>
+void start(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes, int cluster,
+           void*) {
+  if (blocks == 0) return;
+  const emulation::Grid grid{static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
+                             static_cast<size_t>(shared_bytes), cluster};
+  const bool fits = blocks < int64_t{1} << 31;
+  if (!fits || !emulation::run(grid, [&] { kernel(params); })) emulation::error = cudaErrorInvalidConfiguration;
+}
+
+}  // namespace twolayer::cuda

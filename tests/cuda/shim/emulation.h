@@ -1,0 +1,61 @@
+// Runs CUDA kernels, compiled as C++, on the CPU: every thread of a block is a fiber, all on one thread of the process.
+//
+// The blocks of a cluster run together, clusters one after the other in an order that follows from a seed, as does the
+// order in which fibers get their turns. A fiber runs until it must wait. Shared memory starts as NaN, and is exactly
+// as large as the launch asked for. Copies with copy_async happen no earlier than they are waited for.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace emulation {
+
+struct Index {
+  unsigned x, y, z;
+};
+
+// What a fiber can ask about itself.
+struct Thread {
+  Index thread, block;
+  Index block_size, grid_size;
+  int lane, rank, cluster_size;
+};
+const Thread& current();
+
+char* shared_memory(int rank);  // of a block of the cluster
+void block_barrier();
+void warp_barrier();
+void cluster_barrier();
+
+// All lanes of a warp give `bytes` each; the last to come calls combine(all inputs, all outputs) with room for
+// out_bytes a lane, and each gets its own.
+void exchange(const void* in, size_t bytes, void* out, size_t out_bytes,
+              const std::function<void(const char* in, char* out)>& combine);
+
+void copy_later(void* to, const void* from, size_t bytes, size_t valid);
+void commit_copies();
+void wait_for_copies(size_t groups);
+
+struct Grid {
+  unsigned blocks, threads;
+  size_t shared_bytes;
+  int cluster;
+};
+// Runs the body in every thread. False: a device would refuse the launch.
+bool run(const Grid& grid, const std::function<void()>& body);
+
+struct Settings {
+  uint64_t seed = 0;
+  int multiprocessors = 132, shared_bytes = 227 << 10, capability = 90;
+  int64_t last_clusters = 0;  // so many of a launch run, where it has more; 0: all
+  int skipped_barrier = -1;   // that __syncthreads, counted from 0 in each thread of the launch, does nothing
+};
+extern Settings settings;
+
+struct Counts {
+  int64_t launches, blocks, clusters;
+  int64_t barriers;  // __syncthreads, the most of any thread
+};
+extern Counts counts;
+
+}  // namespace emulation

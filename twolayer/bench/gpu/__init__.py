@@ -1,0 +1,5 @@
+"""The benchmark on a GPU: ``python -m twolayer.bench.gpu``, which ``benchmarks/gpu_check.sh`` runs last.
+
+``programs`` are who takes part, each verified in float64 before it is timed; ``clock`` times them in turns with CUDA
+events; ``cases`` is what is measured; ``report`` writes JSON and Markdown.
+"""
