@@ -90,7 +90,9 @@ def confusion_matrix(truth: Any, predicted: Any, classes: Sequence[Any] | None =
     from matplotlib.colors import PowerNorm
 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(max(3.4, 0.55 * len(names) + 1.6), 9.0)
+    texts = [str(name) if len(str(name)) <= 20 else f"{str(name)[:18]}…" for name in names]
+    longest = max(map(len, texts)) if len(names) <= _MOST_NAMES else 0
+    side = min(max(3.6, 0.55 * len(names) + 1.6), 9.0) + 0.08 * longest
     figure = _figure(side, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
@@ -102,9 +104,7 @@ def confusion_matrix(truth: Any, predicted: Any, classes: Sequence[Any] | None =
             color = "white" if shares[row, column] > 0.3 else "#444444"
             axes.text(column, row, f"{count:,}" if count else "·", ha="center", va="center", color=color, fontsize=size)
     if len(names) <= _MOST_NAMES:
-        texts = [str(name) if len(str(name)) <= 20 else f"{str(name)[:18]}…" for name in names]
-        upright = max(map(len, texts)) > 3
-        axes.set_xticks(range(len(names)), texts, rotation=90 if upright else 0)
+        axes.set_xticks(range(len(names)), texts, rotation=90 if longest > 3 else 0)
         axes.set_yticks(range(len(names)), texts)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -8,14 +8,14 @@ from typing import Any
 
 from .data_options import Refused
 
-SHELLS = ("bash", "zsh", "tcsh")
+SHELLS = ("bash", "zsh", "fish")
 
 
 def add_command(commands: Any) -> None:
     """Add ``completion`` to the argparse subcommands."""
     parser = commands.add_parser(
         "completion",
-        help="print a script for completion in bash, zsh or tcsh",
+        help="print a script for completion in bash, zsh or fish",
         description="Print a script that completes twolayer's commands, options and files. For bash, once: "
         "twolayer completion bash > ~/.local/share/bash-completion/completions/twolayer",
     )

@@ -66,10 +66,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         predicted = target.decode(outputs)
         found |= value_metrics(truth, predicted)
-    if options.json:
-        print(dumps(found, indent=None))
-    else:
-        _print(found)
     if options.picture:
         from .. import plotting
         from .pictures import save_picture
@@ -84,6 +80,10 @@ def run(options: argparse.Namespace) -> int:
         except OSError as error:
             print(f"twolayer evaluate: error: {error}", file=sys.stderr)
             return 1
+    if options.json:
+        print(dumps(found, indent=None))
+    else:
+        _print(found)
     return 0
 
 

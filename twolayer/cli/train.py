@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
     ``Refused`` when an option or the data is wrong; nothing was written then.
     """
     from ..atomic import remove_leftovers
-    from ..model_file import save_model
+    from ..model_file import load_model, save_model
     from ..training.results import NonFiniteLossError
     from .checkpoints import save_checkpoint
 
@@ -133,34 +133,38 @@ def run(options: argparse.Namespace) -> int:
         say(note)
     training, every = plan.training, options.checkpoint_every
     begun = training.epochs
-    saved = begun
 
     def on_epoch() -> None:
-        nonlocal saved
         history = training.model.history
         if every and (training.epochs % every == 0 or training.epochs == options.epochs or history.stopped_early):
             save_checkpoint(plan.checkpoint, training.checkpoint())
-            saved = training.epochs
         if plan.log is not None:
             plan.log(training.epochs - 1, history)
 
     try:
         for path in (options.out, plan.checkpoint):
             remove_leftovers(path)
+        if not options.resume:
+            plan.checkpoint.unlink(missing_ok=True)  # an earlier run's, which nobody is to take for this one's
         training.run(options.epochs, on_epoch, progress=sys.stderr is not None and sys.stderr.isatty())
         training.take_best()
         save_model(options.out, training.model)
         if options.curve:
             _draw(options.curve, training.model.history)
     except KeyboardInterrupt:
-        if saved:
+        if plan.checkpoint.exists():
+            saved = len(load_model(plan.checkpoint).history.loss)
             print(
                 f"twolayer train: interrupted; {plan.checkpoint} has {saved} epochs: the same command with --resume "
                 f"goes on, and with --resume --epochs {saved} makes a model of it as it is",
                 file=sys.stderr,
             )
         raise
-    except (NonFiniteLossError, OSError) as error:
+    except NonFiniteLossError as error:
+        found = f"the loss was not finite at step {error.step}, in epoch {training.epochs + 1}"
+        print(f"twolayer train: error: {found}; try a smaller --lr, or --clip-norm", file=sys.stderr)
+        return 1
+    except OSError as error:
         print(f"twolayer train: error: {error}", file=sys.stderr)
         return 1
     finally:

@@ -102,9 +102,10 @@ def read_table(path: Path, reading: Reading, *, targets: bool) -> Table:
 def format_of(path: Path) -> str:
     """The name in ``FORMATS`` of the file's format, told by its first bytes, or else by its suffix."""
     if path.is_dir():
-        if any(path.glob("**/*.parquet")):
+        files = [file for file in path.rglob("*") if file.is_file() and file.name[0] not in "._"]
+        if files and all(file.suffix == ".parquet" for file in files):
             return "parquet"
-        raise IsADirectoryError(f"{path}: expected a file; got a folder")
+        raise IsADirectoryError(f"{path}: expected a file, or a folder of Parquet files; got another folder")
     with path.open("rb") as raw:
         start = raw.read(6)
     if start[:2] == GZIP_MAGIC:
@@ -155,7 +156,6 @@ def _read_csv(path: Path, reading: Reading, targets: bool) -> Table:
         compression="gzip" if packed else "infer",
         skipinitialspace=True,
         low_memory=False,  # one kind for the whole of a column
-        float_precision="round_trip",  # what Python reads from the same text
     )
     if not isinstance(frame.index, pandas.RangeIndex):  # pandas takes what is more than the header's for row labels
         raise ValueError(f"expected rows of {frame.shape[1]} columns, as the header names; the first row has more")

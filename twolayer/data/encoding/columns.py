@@ -42,8 +42,8 @@ def refuse_missing(series: Series, name: str) -> None:
     missing = series.isna().to_numpy()
     if missing.any():
         row, count = int(missing.argmax()) + 1, int(missing.sum())
-        rest = "" if count == 1 else f" ({count:,} of {len(series):,} rows have none)"
-        raise ValueError(f"column {name!r} has no value in row {row}{rest}")
+        rest = "" if count == 1 else f", one of {count:,} such rows"
+        raise ValueError(f"column {name!r} has no value in row {row}{rest}; fill it in, or leave out row or column")
 
 
 def kind_of(series: Series, name: str, max_categories: int) -> Column:
