@@ -24,10 +24,11 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     if path.exists() and not path.is_file():
         raise FileExistsError(f"{path}: expected a file or nothing there, to write to; it is something else")
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
+    os.close(descriptor)
     part = Path(name)
     try:
         kind: dict[str, Any] = {"mode": "w", "encoding": "utf-8", "newline": ""} if text else {"mode": "wb"}
-        with open(descriptor, **kind) as file:
+        with open(part, **kind) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

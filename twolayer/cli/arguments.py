@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 
+DEFAULT_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "rmsprop": 0.01, "adagrad": 0.01}
+
 
 def positive_int(text: str) -> int:
     return _whole(text, 1)

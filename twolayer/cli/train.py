@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.encoding import MAX_CATEGORIES, SCALINGS, TASKS
 from ..registry import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..reporting.strict_json import dumps
-from .arguments import natural, not_negative, positive_float, positive_int, seed, share
+from ..training.stopping import MONITORS
+from .arguments import DEFAULT_LR, natural, not_negative, positive_float, positive_int, seed, share
 from .data_options import DATA_HELP, Refused, add_data_options, reading_of
 
 Array = NDArray[Any]
 
-DEFAULT_LR = {"sgd": 0.01, "adam": 0.001, "adamw": 0.001, "rmsprop": 0.01, "adagrad": 0.01}  # torch.optim's, but sgd's
 SCHEDULES = ("constant", "cosine", "onecycle")
-MONITORS = ("val_loss", "val_accuracy", "loss")
-TASKS = ("classification", "regression")
-SCALINGS = ("auto", "standard", "pixels", "none")
 
 
 def add_command(commands: Any) -> None:
@@ -50,7 +48,13 @@ def add_command(commands: Any) -> None:
         default="auto",
         help="of numbers: mean 0 and deviation 1, over 255, or none (default: auto: pixels for bytes, else standard)",
     )
-    add("--max-categories", type=positive_int, default=100, metavar="N", help="of a column of texts (default: 100)")
+    add(
+        "--max-categories",
+        type=positive_int,
+        default=MAX_CATEGORIES,
+        metavar="N",
+        help="that a column of texts may have, each an input of its own (default: %(default)s)",
+    )
     add("--validation", type=share, metavar="SHARE", help="of the rows to hold out (default: 0.2)")
     add("--validation-data", type=Path, metavar="FILE", help="validate on this file instead")
     add = parser.add_argument_group("the net").add_argument
