@@ -401,6 +401,7 @@ def test_the_task_is_told_from_the_target_or_forced(folder: Path, capsys: pytest
         (["train.csv", "--target", "survived", "--momentum", "0.5"], "momentum is not an option of optimizer 'adam'"),
         (["train.csv", "--target", "survived", "--out", "no/m.st"], "argument --out: there is no folder no"),
         (["train.csv", "--target", "survived", "--out", "."], "argument --out: expected a file; . is a folder"),
+        (["train.csv", "--target", "survived", "--out", "./train.csv"], "argument --out: train.csv is the data"),
         (["train.csv", "--target", "survived", "--curve", "no/c.png"], "argument --curve: there is no folder no"),
         (["train.csv", "--target", "survived", "--validation", "0", "--patience", "3"], "which needs validation"),
         (["train.csv", "--target", "survived", "--max-categories", "1"], "column 'sex' has 2 different texts, such as"),
@@ -466,6 +467,9 @@ def test_data_that_do_not_fit_the_model_are_refused(folder: Path, capsys: pytest
     assert "no such file" in refusal(capsys, "evaluate", "none.safetensors", "test.csv")
     message = refusal(capsys, "evaluate", "model.safetensors", "perhaps.csv")
     assert "the target in row 1 is 'perhaps', none of the net's 2 classes: no, yes" in message
+    assert "test.csv is what is read" in refusal(
+        capsys, "predict", "model.safetensors", "test.csv", "--out", "test.csv"
+    )
     assert "argument --json: needs --out" in refusal(capsys, "predict", "model.safetensors", "test.csv", "--json")
 
 

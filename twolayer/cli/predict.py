@@ -76,6 +76,8 @@ def _check_out(options: argparse.Namespace) -> None:
     out = options.out
     if out is None:
         return
+    if out.resolve() in (options.data.resolve(), options.model.resolve()):
+        raise ValueError(f"argument --out: {out} is what is read")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"argument --out: there is no folder {out.parent}")
     if out.suffix == ".parquet":

@@ -257,6 +257,9 @@ def _check_paths(options: argparse.Namespace) -> None:
             raise FileNotFoundError(f"argument {option}: there is no folder {path.parent}")
         if path is not None and path.is_dir():
             raise IsADirectoryError(f"argument {option}: expected a file; {path} is a folder")
+    for option, path in (("--out", options.out), ("--curve", options.curve)):
+        if path is not None and path.resolve() == options.data.resolve():
+            raise ValueError(f"argument {option}: {path} is the data")
     if options.curve:
         require("matplotlib", "--curve", "cli")
     if options.validation_data and options.validation is not None:
