@@ -290,6 +290,8 @@ def test_bytes_are_trained_as_bytes_and_measured_as_pixels(
     as_bytes = as_json(capsys, "train", "bytes.npz", "--epochs", 3)
     as_floats = as_json(capsys, "train", "floats.npz", "--epochs", 3, "--scaling", "pixels", "--out", "floats.st")
     np.testing.assert_allclose(as_bytes["val_loss"], as_floats["val_loss"], rtol=1e-4)
+    message = refusal(capsys, "train", "bytes.npz", "--validation-data", "floats.npz")
+    assert "floats.npz: expected inputs as those to train on, which are bytes; got other numbers" in message
     assert as_bytes["validation"]["accuracy"] == as_bytes["val_accuracy"][-1]
     assert command("plot", "model.safetensors", "--out", "pictures") == 0
     assert (tmp_path / "pictures" / "first_layer_weights.png").read_bytes().startswith(PNG_MAGIC)
@@ -467,9 +469,9 @@ def test_data_that_do_not_fit_the_model_are_refused(folder: Path, capsys: pytest
     assert "no such file" in refusal(capsys, "evaluate", "none.safetensors", "test.csv")
     message = refusal(capsys, "evaluate", "model.safetensors", "perhaps.csv")
     assert "the target in row 1 is 'perhaps', none of the net's 2 classes: no, yes" in message
-    assert "test.csv is what is read" in refusal(
-        capsys, "predict", "model.safetensors", "test.csv", "--out", "test.csv"
-    )
+    for read in ("test.csv", "model.safetensors"):
+        message = refusal(capsys, "predict", "model.safetensors", "test.csv", "--out", read)
+        assert f"argument --out: {read} is what is read" in message
     assert "argument --json: needs --out" in refusal(capsys, "predict", "model.safetensors", "test.csv", "--json")
 
 

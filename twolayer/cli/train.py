@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +15,13 @@ from ..data.encoding import MAX_CATEGORIES, SCALINGS, TASKS
 from ..registry import ACTIVATIONS, LOSSES, OPTIMIZERS
 from ..reporting.strict_json import dumps
 from ..training.stopping import MONITORS
-from .arguments import DEFAULT_LR, natural, not_negative, positive_float, positive_int, seed, share
-from .data_options import DATA_HELP, Refused, add_data_options, reading_of
+from .arguments import natural, not_negative, positive_float, positive_int, seed, share
+from .data_options import DATA_HELP, Refused, add_data_options
+
+if TYPE_CHECKING:
+    from ..model_file import Model
+    from ..training.results import History
+    from .planning import Plan
 
 Array = NDArray[Any]
 
@@ -106,18 +109,6 @@ def _names(table: Any, default: str) -> str:
     return f"{', '.join(table)} (default: {default})"
 
 
-@dataclass
-class Plan:
-    """All that training needs, checked."""
-
-    training: Any  # a TrainingRun
-    checkpoint: Path
-    validation: tuple[Any, Array] | None  # encoded x and y, to measure on at the end
-    counts: tuple[int, int]  # rows trained on, rows validated on
-    notes: list[str]
-    log: Any  # a TensorBoardLogger, or None
-
-
 def run(options: argparse.Namespace) -> int:
     """Train and save; returns 0, or 1 when the loss was not finite or a file could not be written.
 
@@ -127,9 +118,10 @@ def run(options: argparse.Namespace) -> int:
     from ..model_file import load_model, save_model
     from ..training.results import NonFiniteLossError
     from .checkpoints import save_checkpoint
+    from .planning import make_plan
 
     try:
-        plan = _prepare(options)
+        plan = make_plan(options)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise Refused(str(error)) from error
     say: Callable[[str], None] = (lambda text: None) if options.json else (lambda text: print(text, flush=True))
@@ -178,210 +170,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(options: argparse.Namespace) -> Plan:
-    from ..data.encoding import InputEncoder, TargetEncoder
-    from ..data.table import format_of, read_table
-    from ..extras import require
-    from ..model_file import Model
-    from ..numpy_net import NumpyNet
-    from ..training.loop import split
-    from ..training.stopping import EarlyStopping
-    from .checkpoints import checkpoint_path, load_checkpoint
-    from .training import TrainingRun
-
-    require("safetensors", "a model file", "cli")
-    _check_paths(options)
-    reading = reading_of(options)
-    table = read_table(options.data, reading, targets=True)
-    notes = list(table.notes)
-    share_held_out = 0.0 if options.validation_data else 0.2 if options.validation is None else options.validation
-    everything = np.arange(len(table))
-    rows, held_out = split(len(table), share_held_out, options.seed) if share_held_out else (everything, everything[:0])
-    try:
-        inputs = InputEncoder.of(
-            table.inputs,
-            rows,
-            options.scaling,
-            max_categories=options.max_categories,
-            row_shape=table.row_shape,
-            zero_based=table.zero_based,
-        )
-        target = TargetEncoder.of(table.targets, rows, options.scaling, options.task)
-        dtype = np.float64 if options.precision == "float64" else np.float32
-        x, extra = inputs.encode_for_training(table.inputs, dtype)
-        y = target.encode(table.targets, dtype)
-    except ValueError as error:
-        raise ValueError(f"{options.data}: {error}") from error
-    net = NumpyNet(inputs.features, options.hidden, target.features, options.activation, seed=options.seed, dtype=dtype)
-    settings = _settings(options, target.task)
-    chosen = _fit_options(options, settings, extra)
-    if options.balanced:
-        chosen["class_weight"] = _balanced(y[rows], target)
-    validation: Any = share_held_out or None
-    measured = (x[held_out], y[held_out]) if share_held_out else None
-    if options.validation_data:
-        validation = measured = _validation_data(options, reading, inputs, target, dtype)
-    model = Model(net, inputs, target)
-    fingerprint = _fingerprint(x, y, *(validation if options.validation_data else ()))
-    drawn = {**settings, "validation": share_held_out}
-    model.training = {
-        **drawn,
-        "data": {"name": options.data.name, "rows": len(table), "sha256": fingerprint},
-        "reading": _kept_reading(options, reading, table, options.format or format_of(options.data)),
-    }
-    rule = None
-    if options.patience:
-        rule = EarlyStopping(options.patience, options.min_delta, options.monitor)
-    training = TrainingRun(model, x, y, chosen, validation=validation, rule=rule)
-    checkpoint = checkpoint_path(options.out)
-    notes += _described(options, inputs, target, len(rows), 0 if measured is None else len(measured[1]))
-    if options.resume and checkpoint.exists():
-        found = load_checkpoint(checkpoint)
-        _check_same(model.training, found.model.training, checkpoint)
-        training.resume(found)
-        notes.append(f"going on from {checkpoint}, which has {training.epochs} epochs")
-    log = None
-    if options.tensorboard:
-        from ..tensorboard import TensorBoardLogger
-
-        log = TensorBoardLogger(options.tensorboard)
-    counts = len(rows), 0 if measured is None else len(measured[1])
-    return Plan(training, checkpoint, measured, counts, notes, log)
-
-
-def _check_paths(options: argparse.Namespace) -> None:
-    from ..extras import require
-
-    for option, path in (("--out", options.out), ("--curve", options.curve)):
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"argument {option}: there is no folder {path.parent}")
-        if path is not None and path.is_dir():
-            raise IsADirectoryError(f"argument {option}: expected a file; {path} is a folder")
-    for option, path in (("--out", options.out), ("--curve", options.curve)):
-        if path is not None and path.resolve() == options.data.resolve():
-            raise ValueError(f"argument {option}: {path} is the data")
-    if options.curve:
-        require("matplotlib", "--curve", "cli")
-    if options.validation_data and options.validation is not None:
-        raise ValueError("argument --validation: is not for --validation-data, which holds nothing out")
-
-
-def _settings(options: argparse.Namespace, task: str) -> dict[str, Any]:
-    """What was asked for, and decides the result; as JSON holds it."""
-    loss = options.loss or ("cross_entropy" if task == "classification" else "mse")
-    if (loss == "cross_entropy") != (task == "classification"):
-        raise ValueError(f"argument --loss: {loss} is not for a {task}")
-    if options.balanced and task != "classification":
-        raise ValueError("argument --balanced: is for classes, and the targets are values")
-    names = (
-        *("hidden", "activation", "precision", "batch_size", "optimizer", "lr_schedule", "momentum", "nesterov"),
-        *("weight_decay", "l1", "l2", "dropout", "clip_norm", "label_smoothing", "balanced", "seed", "scaling"),
-        *("patience", "min_delta", "monitor", "epochs"),
-    )
-    lr = DEFAULT_LR[options.optimizer] if options.lr is None else options.lr
-    return {"task": task, "loss": loss, "lr": lr, **{name: getattr(options, name) for name in names}}
-
-
-def _fit_options(options: argparse.Namespace, settings: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """The same as options of ``fit``; those that were not given keep their defaults."""
-    from ..training.schedules import CosineDecay, OneCycle
-
-    plain = (
-        *("loss", "lr", "batch_size", "optimizer", "momentum", "nesterov", "weight_decay", "l1", "l2"),
-        *("dropout", "clip_norm", "label_smoothing", "seed"),
-    )
-    chosen = {name: settings[name] for name in plain if settings[name] is not None}
-    schedules = {
-        "constant": None,
-        "cosine": CosineDecay(options.epochs, per_step=True),
-        "onecycle": OneCycle(settings["lr"], options.epochs),
-    }
-    chosen["lr_schedule"] = schedules[options.lr_schedule]
-    chosen["precision"] = None if options.precision == "float64" else options.precision
-    return {**chosen, "threads": options.threads, **extra}
-
-
-def _balanced(y: Array, target: Any) -> Array:
-    """Weights (classes,) with which all classes count alike; a class without rows counts 1."""
-    counts = np.bincount(y, minlength=target.features)
-    return np.where(counts > 0, len(y) / (target.features * np.maximum(counts, 1)), 1.0)
-
-
-def _validation_data(
-    options: argparse.Namespace, reading: Any, inputs: Any, target: Any, dtype: Any
-) -> tuple[Any, Array]:
-    from dataclasses import replace
-
-    from ..data.table import read_table
-
-    path = options.validation_data
-    reading = replace(reading, features=inputs.features, zero_based=inputs.zero_based)
-    table = read_table(path, reading, targets=True)
-    try:
-        return inputs.encode_for_training(table.inputs, dtype)[0], target.encode(table.targets, dtype)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def _kept_reading(options: argparse.Namespace, reading: Any, table: Any, format: str) -> dict[str, Any]:
-    """How predicting will read files of the same format."""
-    targets = list(table.targets.columns) if hasattr(table.targets, "columns") else list(reading.targets)
-    if format == "idx" or (format == "npy" and any(Path(name).is_file() for name in targets)):
-        targets = []  # a file of labels, which is no part of other data
-    return {
-        "format": format,
-        "targets": targets,
-        "drop": list(reading.drop),
-        "header": reading.header,
-        "separator": reading.separator,
-    }
-
-
-def _fingerprint(*arrays: Any) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        parts = [array] if isinstance(array, np.ndarray) else [array.data, array.indices, array.indptr]
-        for part in parts:
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
-
-
-def _check_same(now: dict[str, Any], before: dict[str, Any], path: Path) -> None:
-    """Raise ``ValueError`` where what is asked for is not what the checkpoint was trained with."""
-    free = {"data", "reading"} if now["lr_schedule"] != "constant" else {"data", "reading", "epochs"}
-    for name in now:
-        if name not in free and now[name] != before.get(name):
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(
-                f"argument {option}: {path} was trained with {before.get(name)}; got {now[name]}. Without --resume "
-                "training begins anew"
-            )
-    if now["data"]["sha256"] != before["data"]["sha256"]:
-        raise ValueError(f"{path} was trained on other data ({before['data']['name']}, {before['data']['rows']} rows)")
-
-
-def _described(options: argparse.Namespace, inputs: Any, target: Any, rows: int, held_out: int) -> list[str]:
-    """What was read, and what will be done with it, in words."""
-    if inputs.columns is None:
-        read = f"{inputs.features:,} columns of numbers"
-    else:
-        texts = [column for column in inputs.columns if column.categories is not None]
-        read = f"{len(inputs.columns) - len(texts):,} columns of numbers"
-        if texts:
-            read += f", {len(texts)} of texts ({', '.join(f'{text.name}: {text.width}' for text in texts[:5])})"
-    name = ", ".join(target.names) or "the target"
-    if target.classes is not None:
-        other = "; if they are values: --task regression" if target.reason == "whole numbers" else ""
-        what = f"{name}: {len(target.classes)} classes ({target.reason}{other})"
-    else:
-        other = "; if they are classes: --task classification" if "whole" in target.reason else ""
-        what = f"{name}: values ({target.reason}{other})"
-    validated = f", {held_out:,} to validate" if held_out else ", none to validate"
-    return [f"{options.data.name}: {read}; {what}", f"{rows:,} rows to train on{validated}"]
-
-
-def _draw(path: Path, history: Any) -> None:
+def _draw(path: Path, history: History) -> None:
     from ..plotting import learning_curve
     from .pictures import save_picture
 
@@ -402,7 +191,7 @@ def _tell(options: argparse.Namespace, plan: Plan, begun: int) -> None:
             "task": model.target.task,
             "classes": None if model.target.classes is None else list(model.target.classes),
             "inputs": model.inputs.features,
-            "rows": {"training": plan.counts[0], "validation": plan.counts[1]},
+            "rows": {"training": plan.rows, "validation": plan.held_out},
             "epochs": plan.training.epochs,
             "resumed_from": begun,
             "stopped_early": history.stopped_early,
@@ -426,7 +215,7 @@ def _tell(options: argparse.Namespace, plan: Plan, begun: int) -> None:
     print(f"written: {', '.join(written)}")
 
 
-def _measured(model: Any, validation: tuple[Any, Array]) -> dict[str, Any]:
+def _measured(model: Model, validation: tuple[Any, Array]) -> dict[str, Any]:
     """How good the finished net is on the rows held out."""
     from ..metrics import class_metrics, confusion_counts, value_metrics
 

@@ -94,7 +94,7 @@ class InputEncoder:
             encoded[first : first + CHUNK] = (inputs[first : first + CHUNK] - self.mean) / self.scale
         return encoded
 
-    def encode_for_training(self, inputs: Any, dtype: Any) -> tuple[Any, dict[str, float]]:
+    def encode_for_training(self, inputs: Any, dtype: Any) -> tuple[Any, dict[str, Any]]:
         """Return the inputs, and the options of ``fit`` that go with them: bytes stay bytes, and are scaled there."""
         if isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and self.columns is None:
             scale = self.scale[0]
