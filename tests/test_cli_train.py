@@ -290,6 +290,7 @@ def test_bytes_are_trained_as_bytes_and_measured_as_pixels(
     as_bytes = as_json(capsys, "train", "bytes.npz", "--epochs", 3)
     as_floats = as_json(capsys, "train", "floats.npz", "--epochs", 3, "--scaling", "pixels", "--out", "floats.st")
     np.testing.assert_allclose(as_bytes["val_loss"], as_floats["val_loss"], rtol=1e-4)
+    assert as_bytes["notes"][0].startswith("bytes.npz: images of 6 × 5; the target: 3 classes (whole numbers")
     message = refusal(capsys, "train", "bytes.npz", "--validation-data", "floats.npz")
     assert "floats.npz: expected inputs as those to train on, which are bytes; got other numbers" in message
     assert as_bytes["validation"]["accuracy"] == as_bytes["val_accuracy"][-1]

@@ -226,7 +226,8 @@ def _check_same(now: dict[str, Any], before: dict[str, Any], path: Path) -> None
 def _described(options: argparse.Namespace, inputs: InputEncoder, target: TargetEncoder, plan: Plan) -> list[str]:
     """What was read, and what will be done with it, in words."""
     if inputs.columns is None:
-        read = f"{inputs.features:,} columns of numbers"
+        image = " × ".join(map(str, inputs.row_shape))
+        read = f"images of {image}" if image else f"{inputs.features:,} columns of numbers"
     else:
         texts = [column for column in inputs.columns if column.categories is not None]
         read = f"{len(inputs.columns) - len(texts):,} columns of numbers"
