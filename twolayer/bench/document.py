@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..reporting.strict_json import dumps
 from .targets import TARGETS
 
 PEERS = ("jax", "scikit-learn", "scipy")
@@ -127,19 +128,8 @@ def same_machine(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def as_json(found: dict[str, Any]) -> str:
-    return json.dumps(_finite(found), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return dumps(found, indent=1) + "\n"
 
 
 def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has not."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from ..reporting.labels import EndLabel, label_ends
-from ..reporting.style import STYLE
+from ..reporting.style import styled
 
 # Okabe and Ito's palette, as in the comparison.
 COLORS = {
@@ -49,19 +48,11 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[str]:
     return drawn
 
 
-def _styled(make: Callable[..., Figure | None]) -> Callable[..., Figure | None]:
-    def styled(*arguments: Any, **options: Any) -> Figure | None:
-        with matplotlib.rc_context({**STYLE, "legend.frameon": False}):
-            return make(*arguments, **options)
-
-    return styled
-
-
 def _rows(found: Mapping[str, Any], case: str) -> Rows:
     return [row for row in found["cases"].get(case, {"rows": []})["rows"] if row["us"]]
 
 
-@_styled
+@styled
 def _grid_figure(found: Mapping[str, Any], along: str, of: str, fixed: Sequence[int]) -> Figure | None:
     """A panel for each number of inputs (down) and each value of ``of`` (across); best eager against ``fit``."""
     cases = {inputs: rows for inputs in (8, 64, 784) if (rows := _rows(found, f"grid-{inputs}"))}
@@ -114,7 +105,7 @@ def _logarithmic(axes: Axes, ticks: Sequence[int]) -> None:
     axes.grid(axis="y", color="#E4E7EA", linewidth=0.7)
 
 
-@_styled
+@styled
 def _widths_figure(found: Mapping[str, Any]) -> Figure | None:
     """``fit`` alone over every width that was watched."""
     rows = _rows(found, "widths")
@@ -132,7 +123,7 @@ def _widths_figure(found: Mapping[str, Any]) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def _threads_figure(found: Mapping[str, Any]) -> Figure | None:
     """The two big trainings: each implementation's time at one thread and at two."""
     cases = [case for case in ("digits", "dense") if _rows(found, case)]

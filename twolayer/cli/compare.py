@@ -6,7 +6,6 @@ import argparse
 import functools
 import importlib
 import importlib.util
-import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..registry import ACTIVATIONS
+from .arguments import positive_float, positive_int, seed
 from .own_data import SUFFIXES
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def add_command(commands: Any) -> None:
         help=f"{', '.join(TASKS)}, or a file of your own: .npz with x and y (and x_test and y_test), or .csv whose "
         "last column is y; whole numbers in y are classes, others are values (default: %(default)s)",
     )
-    add("--epochs", type=_positive_int, metavar="N", help="of the classification or a file (default: 30; 3 if --quick)")
-    add("--steps", type=_positive_int, metavar="N", help="of the regression (default: 500)")
+    add("--epochs", type=positive_int, metavar="N", help="of the classification or a file (default: 30; 3 if --quick)")
+    add("--steps", type=positive_int, metavar="N", help="of the regression (default: 500)")
     add(
         "--activation",
         choices=tuple(ACTIVATIONS),
@@ -51,16 +51,16 @@ def add_command(commands: Any) -> None:
         help="of the regression, relu or identity, or of a file (default: %(default)s)",
         metavar="NAME",
     )
-    add("--seed", type=_seed, default=0, metavar="N", help="of data and initial weights (default: %(default)s)")
-    add("--threads", type=_positive_int, metavar="N", help="default: all cores this process may use")
+    add("--seed", type=seed, default=0, metavar="N", help="of data and initial weights (default: %(default)s)")
+    add("--threads", type=positive_int, metavar="N", help="default: all cores this process may use")
     add("--data", type=Path, metavar="PATH", help="MNIST as a folder or file (default: search, download, or digits)")
     add("--out", type=Path, default=Path("compare-out"), metavar="FOLDER", help="for the report (default: %(default)s)")
     add("--quick", action="store_true", help="a part of the data, fewer epochs, no torch.compile: half a minute")
     own = parser.add_argument_group("for a --task of your own").add_argument
-    own("--hidden", type=_positive_int, metavar="N", help="units in the hidden layer (default: 100)")
+    own("--hidden", type=positive_int, metavar="N", help="units in the hidden layer (default: 100)")
     own("--optimizer", choices=("sgd", "adam"), help="default: sgd")
-    own("--lr", type=_positive_float, metavar="RATE", help="default: 0.01 by sgd, 0.001 by adam")
-    own("--batch-size", type=_positive_int, metavar="N", help="default: 64")
+    own("--lr", type=positive_float, metavar="RATE", help="default: 0.01 by sgd, 0.001 by adam")
+    own("--batch-size", type=positive_int, metavar="N", help="default: 64")
     parser.set_defaults(run=lambda options: run(options, parser.error))
 
 
@@ -68,35 +68,6 @@ def _task(text: str) -> str:
     if text not in TASKS and Path(text).suffix.lower() not in SUFFIXES:
         raise argparse.ArgumentTypeError(f"expected {', '.join(TASKS)}, or a .npz or .csv file; got {text!r}")
     return text
-
-
-def _positive_float(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a positive number, got {text!r}")
-    return number
-
-
-def _positive_int(text: str) -> int:
-    return _int_from(text, 1)
-
-
-def _seed(text: str) -> int:
-    return _int_from(text, 0)
-
-
-def _int_from(text: str, least: int) -> int:
-    most = 2**63 - 1
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if not least <= number <= most:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
-    return number
 
 
 def run(options: argparse.Namespace, fail: Callable[[str], NoReturn]) -> int:

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import MNIST
+from ..data.encoding.scaling import scaling_of
 from ..programs.problem import BATCH_SIZE, Problem, Weights
 from ..reference import tutorial
+from .arguments import DEFAULT_LR
 from .own_data import OwnData, Rows
 
 Array = NDArray[Any]
@@ -22,7 +24,6 @@ REGRESSION_STEPS = 500
 QUICK_EPOCHS = 3
 OWN_EPOCHS = 30
 OWN_HELD_OUT = 0.2  # the share of one's own rows to test on, where the file has none for that
-OWN_LR = {"sgd": 0.01, "adam": 0.001}
 FEW_STEPS = 10_000  # a run of so few takes a second or so, and is repeated
 QUICK_ROWS = 200 * BATCH_SIZE
 QUICK_NOTE = (
@@ -93,7 +94,7 @@ class OwnOptions:
     hidden: int = 100
     activation: str = "relu"
     optimizer: str = "sgd"
-    lr: float | None = None  # OWN_LR
+    lr: float | None = None  # DEFAULT_LR
     batch_size: int = BATCH_SIZE
     epochs: int | None = None  # OWN_EPOCHS, or QUICK_EPOCHS
 
@@ -128,7 +129,7 @@ def own(data: OwnData, name: str, options: OwnOptions, *, seed: int, threads: in
         starts={"linear": Weights(*weights)},
         activation=options.activation,
         loss="cross_entropy" if data.class_count else "mse",
-        lr=OWN_LR[options.optimizer] if options.lr is None else options.lr,
+        lr=DEFAULT_LR[options.optimizer] if options.lr is None else options.lr,
         epochs=epochs,
         threads=threads,
         rounds=(2 if quick else 7) if few else 1,
@@ -158,8 +159,7 @@ def _standardised(train: Array) -> tuple[Array, Callable[[Array], Array]]:
 
     A constant column becomes 0.
     """
-    mean, deviation = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
+    mean, scale = scaling_of(train, np.arange(len(train)), "standard")
 
     def standardise(numbers: Array) -> Array:
         return ((numbers - mean) / scale).astype(np.float32)

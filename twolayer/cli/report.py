@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..reporting.strict_json import dumps
 from ..reporting.tables import machine_line, markdown_table, print_table
 from .measure import Row, TaskResult
 
@@ -75,12 +74,8 @@ def as_json(machine: Mapping[str, Any], results: Sequence[TaskResult]) -> str:
             "training": result.problem.summary,
             "baseline": result.table.baseline,
             "notes": list(result.notes),
-            "rows": [{name: _finite(value) for name, value in asdict(row).items()} for row in result.rows],
+            "rows": [asdict(row) for row in result.rows],
         }
         for result in results
     ]
-    return json.dumps({"machine": machine, "tasks": tasks}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return dumps({"machine": machine, "tasks": tasks}) + "\n"

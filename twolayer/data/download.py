@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
+from ..atomic import replacing
 from .files import MAX_UNPACKED_BYTES, chunks, damage_named, open_decompressed
 from .idx import find_idx
 
@@ -81,23 +81,18 @@ def _download_file(
 
 
 def _download_from(url: str, sha256: str, target: Path, progress: Progress | None, timeout: float) -> None:
-    descriptor, part_name = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.", suffix=".part")
-    part = Path(part_name)
-    try:
-        with open(descriptor, "wb") as file, urllib.request.urlopen(url, timeout=timeout) as response:
-            declared = response.headers.get("Content-Length")
-            total = int(declared) if declared is not None else None
-            done = 0
-            for chunk in chunks(response, MAX_FILE_BYTES):
-                done += file.write(chunk)
-                if progress is not None:
-                    progress(target.name, done, total)
+    with replacing(target) as file, urllib.request.urlopen(url, timeout=timeout) as response:
+        declared = response.headers.get("Content-Length")
+        total = int(declared) if declared is not None else None
+        done = 0
+        for chunk in chunks(response, MAX_FILE_BYTES):
+            done += file.write(chunk)
+            if progress is not None:
+                progress(target.name, done, total)
         if total is not None and done != total:
             raise ValueError(f"expected {total} bytes; the connection ended after {done}")
-        _check_sha256(part, sha256)
-        part.replace(target)  # atomic: whoever reads the folder sees the whole file or none
-    finally:
-        part.unlink(missing_ok=True)
+        file.flush()
+        _check_sha256(Path(file.name), sha256)
 
 
 def _check_sha256(path: Path, expected: str) -> None:

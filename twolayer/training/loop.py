@@ -59,13 +59,8 @@ class TrainingData:
         if isinstance(validation, bool) or not isinstance(validation, Real):
             return
         fraction = number("validation", validation, 0.0, 1.0)
-        count = self._rows.count
-        held_out = round(fraction * count)
-        if not 0 < held_out < count:
-            raise ValueError(f"validation must leave rows on both sides; {fraction} of {count} rows does not")
-        mixed = permutation(count, self._session.options.seed, _SPLIT_EPOCH)
-        self._chosen = np.sort(mixed[: count - held_out])
-        self.validation = (self._rows, np.sort(mixed[count - held_out :]))
+        self._chosen, held_out = split(self._rows.count, fraction, self._session.options.seed)
+        self.validation = (self._rows, held_out)
 
     def _take_batches(self, batches: Any, sample_weight: Any, validation: Any) -> None:
         if isinstance(batches, Iterator) or not isinstance(batches, Iterable) or hasattr(batches, "shape"):
@@ -97,6 +92,15 @@ class TrainingData:
         session.epochs += 1
         self.steps_per_epoch = len(losses)  # known now also where the iterable has no length
         return float(np.dot(losses, counts) / sum(counts)), float(losses[-1])
+
+
+def split(count: int, fraction: float, seed: int) -> tuple[Array, Array]:
+    """Return which of ``count`` rows are trained on and which held out: ascending indices, drawn from the seed."""
+    held_out = round(fraction * count)
+    if not 0 < held_out < count:
+        raise ValueError(f"validation must leave rows on both sides; {fraction} of {count} rows does not")
+    mixed = permutation(count, seed, _SPLIT_EPOCH)
+    return np.sort(mixed[: count - held_out]), np.sort(mixed[count - held_out :])
 
 
 def _prepare_validation(session: Session, validation: Any) -> Rows:

@@ -11,16 +11,25 @@ from .results import History
 
 
 class ProgressLine:
-    """``epoch 3/30  41 %  loss 0.8123  21 s left``: rewritten in place on a terminal, else a line for each epoch."""
+    """``epoch 3/30  41 %  loss 0.8123  21 s left``: rewritten in place on a terminal, else a line for each epoch.
+
+    ``first``: the epochs that were done before, whose time is not known here.
+    """
 
     def __init__(
-        self, epochs: int, steps_per_epoch: int | None, *, enabled: bool, stream: TextIO | None = None
+        self,
+        epochs: int,
+        steps_per_epoch: int | None,
+        *,
+        enabled: bool,
+        stream: TextIO | None = None,
+        first: int = 0,
     ) -> None:
-        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
+        self._epochs, self._steps_per_epoch, self._first = epochs, steps_per_epoch, first
         self._enabled = enabled
         self._stream = sys.stderr if stream is None else stream
         self._in_place = enabled and self._stream.isatty()  # sys.stderr may be None
-        self._epoch, self._loss = 0, ""
+        self._epoch, self._loss = first, ""
         self._start = time.perf_counter()
 
     def __enter__(self) -> ProgressLine:
@@ -47,8 +56,16 @@ class ProgressLine:
 
     def _show(self, steps_done: int) -> None:
         within = steps_done / self._steps_per_epoch if self._steps_per_epoch else 0.0
-        done = (self._epoch + within) / self._epochs
-        left = (time.perf_counter() - self._start) * (1 - done) / done if done else 0.0
-        text = f"epoch {self._epoch}/{self._epochs}  {done:4.0%}{self._loss}  {left:.0f} s left"
+        done = self._epoch + within
+        here = done - self._first
+        left = (time.perf_counter() - self._start) * (self._epochs - done) / here if here else 0.0
+        text = f"epoch {self._epoch}/{self._epochs}  {done / self._epochs:4.0%}{self._loss}  {_duration(left)} left"
         self._stream.write(f"\r{text:<60}" if self._in_place else f"{text}\n")
         self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
