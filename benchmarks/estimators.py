@@ -28,6 +28,7 @@ from twolayer.sklearn import TwoLayerClassifier, TwoLayerRegressor
 
 Array = NDArray[Any]
 Data = tuple[Array, Array, Array, Array]  # x and y to train on, x and y to be tested on
+PAUSE = 0.1  # seconds, after which the threads of whoever ran before no longer spin
 SAME_LOSS = 1e-6  # relative, over a whole fit: rounding grows
 
 
@@ -116,6 +117,7 @@ def measure(name: str, turns: int) -> tuple[list[str], list[str]]:
     seconds: dict[str, list[float]] = {contender: [] for contender in contenders}
     for _ in range(turns):
         for contender, (estimator, inputs) in contenders.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             estimator.fit(inputs, y)
             seconds[contender].append(time.perf_counter() - start)

@@ -255,7 +255,7 @@ class Training:
         """All options of the optimiser but the learning rate."""
         own = {"momentum": self.momentum, "nesterov": self.nesterov, "weight_decay": self.weight_decay}
         given = ENGINE_DEFAULTS | own | {"eps": SMALL_EPS}
-        return {name: given[name] for name in OPTIMIZERS[self.optimizer].options if name != "lr"}
+        return {name: given[name] for name in OPTIMIZERS[self.optimizer].options if name not in ("lr", "eps_hat")}
 
 
 class TrainingData(NamedTuple):
