@@ -422,7 +422,7 @@ def test_the_task_is_told_from_the_target_or_forced(folder: Path, capsys: pytest
         (["nan.npy", "--target", "5"], "--target must be the position of a column, from -3 to 2; got '5'"),
         (
             ["ragged.csv", "--target", "y"],
-            "error: ragged.csv: Error tokenizing data. C error: Expected 2 fields in line 3",
+            "error: ragged.csv: Error tokenizing data. C error: Expected 2 fields",
         ),
         (["wide.csv", "--target", "y"], "expected rows of 2 columns, as the header names; the first row has more"),
         (["empty.csv", "--target", "y"], "empty.csv: expected at least one row; got none"),
