@@ -154,7 +154,7 @@ def test_a_model_is_no_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_at_random_moments_it_ends_as_if_never_killed() -> None:
-    options = ["--hidden", "20", "--epochs", "400", "--patience", "400", "--lr", "0.01"]
+    options = ["--hidden", "20", "--epochs", "150", "--patience", "150", "--lr", "0.01"]
     command = [sys.executable, "-m", "twolayer", "train", "data.npz", *options, "--resume"]
     assert cli.main(["train", "data.npz", *options, "--out", "whole.safetensors"]) == 0
     draw = random.Random(0)
