@@ -420,6 +420,13 @@ def test_the_task_is_told_from_the_target_or_forced(folder: Path, capsys: pytest
         (["dates.parquet", "--target", "survived"], "column 'when' must hold numbers or texts; row 1 holds a"),
         (["nan.npy", "--target", "-1"], "nan.npy: column 1 has no value in row 3"),
         (["nan.npy", "--target", "5"], "--target must be the position of a column, from -3 to 2; got '5'"),
+        (
+            ["ragged.csv", "--target", "y"],
+            "error: ragged.csv: Error tokenizing data. C error: Expected 2 fields",
+        ),
+        (["wide.csv", "--target", "y"], "expected rows of 2 columns, as the header names; the first row has more"),
+        (["empty.csv", "--target", "y"], "empty.csv: expected at least one row; got none"),
+        (["cut-images-idx3-ubyte.gz"], "error: cut-images-idx3-ubyte.gz: Compressed file ended before"),
         (["one.npz"], "expected at least 2 classes as targets; all rows have 1"),
         (["one.npz", "--target", "z"], "--target must be one of its arrays, x, y; got z"),
         (["short.npz"], "targets must have the 6 rows of the inputs"),
@@ -442,6 +449,12 @@ def test_what_is_wrong_gets_one_line_and_nothing_is_written(
     frame(20).to_csv("semicolons.csv", sep=";", index=False)
     frame(20).assign(when=pandas.Timestamp("2020-01-01")).to_parquet("dates.parquet")
     array = np.arange(18.0).reshape(6, 3)
+    Path("ragged.csv").write_text("x,y\n1,2\n1,2,3\n", encoding="utf-8")
+    Path("wide.csv").write_text("x,y\n1,2,3\n1,2,3\n", encoding="utf-8")
+    Path("empty.csv").write_text("x,y\n", encoding="utf-8")
+    write_idx(Path("cut-images-idx3-ubyte.gz"), digits(9, seed=1)[0])
+    Path("cut-images-idx3-ubyte.gz").write_bytes(Path("cut-images-idx3-ubyte.gz").read_bytes()[:-20])
+    write_idx(Path("cut-labels-idx1-ubyte.gz"), digits(9, seed=1)[1])
     np.savez("one.npz", x=array, y=np.ones(6, int))
     np.savez("short.npz", x=array, y=np.ones(5, int))
     array[2, 1] = np.nan

@@ -38,7 +38,8 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise ValueError(f"{path}: {error}") from error
+        message = str(error).strip()
+        raise ValueError(message if message.startswith(f"{path}: ") else f"{path}: {message}") from error
 
 
 @contextmanager
