@@ -36,7 +36,7 @@ format: $(VENV)/.dev
 	$(BIN)/clang-format -i $(CPP_FILES)
 
 docs: $(VENV)/.docs build  ## the site, in build/docs; nothing is fetched, and a warning is an error
-	$(BIN)/sphinx-build -W --keep-going --quiet -d build/doctrees docs build/docs
+	$(BIN)/sphinx-build -E -W --keep-going --quiet -d build/doctrees docs build/docs
 
 # Linux and g++ only. ASan must be the process's first library, and needs libstdc++ beside it to intercept exceptions.
 # Appended test paths keep the instrumented copy before this folder's; pytest's usual capture would swallow the report.

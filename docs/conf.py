@@ -33,6 +33,7 @@ INCLUDED = {
     "../CONTRIBUTING.md": "contributing.md",
     "../CHANGELOG.md": "changelog.md",
     "../benchmarks/README.md": "benchmarks.md",
+    "../examples/README.md": "examples.md",
     "../benchmarks/results/bench.md": "results.md",
     "../benchmarks/results/avx2/bench.md": "results-avx2.md",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from native_runs import subprocess_environment
-from test_docs import ROOT, code_blocks
+from test_docs import ROOT, blocks
 
 for module in ("pandas", "pyarrow", "safetensors", "sklearn", "matplotlib", "tensorboard"):
     pytest.importorskip(module)
@@ -21,7 +21,7 @@ def test_the_commands_run_and_print_what_is_shown(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     printed = ""
-    for block in code_blocks(GUIDE):
+    for block in blocks.code_blocks(GUIDE):
         if block.language.startswith("python"):  # fragments read what the commands wrote
             exec(compile(block.code, str(GUIDE), "exec"), namespace)
         if block.language == "sh":
@@ -34,7 +34,7 @@ def test_the_commands_run_and_print_what_is_shown(tmp_path: Path, monkeypatch: p
             )
             assert (done.returncode, done.stderr) == (0, ""), block.code
             printed += done.stdout
-    shown = next(block.code for block in code_blocks(GUIDE) if block.code.startswith("tumours.csv:"))
+    shown = next(block.code for block in blocks.code_blocks(GUIDE) if block.code.startswith("tumours.csv:"))
     for line in shown.splitlines():
         known = line.partition(" in ")[0] if " epochs in " in line else line.partition("accuracy")[0]
         assert known in printed

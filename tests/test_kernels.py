@@ -286,7 +286,7 @@ FORWARD = ("x", "w1", "b1", "w2", "b2", "saved", "y")
 BACKWARD = ("grad_y", "x", "w1", "w2", "saved", *(f"grad_{name}" for name in INPUTS))
 NOT_READ = {  # by what is done to an argument: the error, and what it says after the argument's name
     "double": (torch.Tensor.double, TypeError, "must be float32; got float64"),
-    "half": (torch.Tensor.half, TypeError, "must be float32; got another dtype"),
+    "half": (torch.Tensor.half, TypeError, "must be float32; got float16"),
     "to_list": (torch.Tensor.tolist, TypeError, "must be a torch.Tensor or a NumPy array; got list"),
     "subclass": (subclass, TypeError, "must be a torch.Tensor or a NumPy array; got .*Wrapper"),
     "meta": (lambda t: t.to("meta"), ValueError, "must be a dense tensor on the CPU"),

@@ -60,7 +60,7 @@ def run_by(request, monkeypatch):
         monkeypatch.setattr(_native, "core_error", "the test says so")
         monkeypatch.setattr(_native, "_require_native", False)
         monkeypatch.setattr(_native, "_announced", set())
-        monkeypatch.setattr(_native, "announce", lambda message: None)
+        monkeypatch.setattr(_native, "announce", lambda message, stacklevel: None)
 
 
 X = np.random.default_rng(0).standard_normal((37, 9))

@@ -54,9 +54,9 @@ class TwoLayerClassifier(ClassifierMixin, TwoLayerEstimator):
         classes_: (classes,), or the numbers of the labels.
         coefs_, intercepts_: of each layer (in, out) and (out,). Read-only views: assign new arrays to change them.
         loss_, loss_curve_, best_loss_: mean loss with the penalty, of the last epoch, of all, and the least of them.
-        validation_scores_, best_validation_score_: with early_stopping; best_loss_ is then None.
-        n_iter_, t_: epochs of the last fit, rows seen. n_layers_, n_outputs_, out_activation_, n_features_in_,
-        feature_names_in_: as MLPClassifier has them.
+        validation_scores_, best_validation_score_: with early_stopping; ``best_loss_`` is then None.
+        n_iter_, t_: epochs of the last fit, rows seen.
+        n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_: as MLPClassifier has them.
     """
 
     classes_: Array

@@ -19,10 +19,11 @@ class TwoLayerRegressor(RegressorMixin, TwoLayerEstimator):
     """A net of one hidden layer for regression: MLPRegressor's parameters and attributes, natively trained.
 
     Parameters and attributes are those of :class:`twolayer.sklearn.TwoLayerClassifier`, but for class_weight and
-    classes_, and
+    ``classes_``, and
 
         loss: "squared_error", "absolute_error" or "huber" (which is linear from a difference of 1 on). As in
-            MLPRegressor, squares are halved, loss_curve_ is a mean over outputs, and gradients are summed over them.
+            MLPRegressor, squares are halved, ``loss_curve_`` is a mean over outputs, and gradients are summed over
+            them.
 
     The validation score is R². Targets are not scaled: bring them near 1, as with TransformedTargetRegressor.
     """
