@@ -375,6 +375,8 @@ class TwoLayerFunction(torch.autograd.Function):
             else:
                 threads = torch.get_num_threads()
                 plain = _core.plain_backward(grad_y, x, w1, w2, saved, h, IDS[ctx.activation], needs, threads)
+                if plain is True:
+                    plain = _placed(_large_backward(grad_y, x, w1, w2, saved, h, ctx.activation, needs[:5]), needs)
             if plain is not None:
                 return plain
             if _is_plain_call(grad_y, x, w1, w2, saved, h):
@@ -419,6 +421,12 @@ def run_plain(
         result = _core.plain_forward(x, w1, b1, w2, b2, IDS[activation], threads, torch.is_grad_enabled())
     if result is None:
         result = _cuda_ops.plain_forward(x, w1, b1, w2, b2, activation)
+    if type(result) is bool:
+        if not result:
+            return _large_forward(x, w1, b1, w2, b2, activation, keep_input=False)[0]
+        with torch._C._AutoDispatchBelowAutograd():
+            y, z, h = _large_forward(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
+        result = y, z, None if h is z else h
     if type(result) is tuple:
         return _apply(x, w1, b1, w2, b2, activation, result)
     return result

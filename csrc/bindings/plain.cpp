@@ -15,16 +15,23 @@ bool bfloat16_by_blas(int64_t work, int64_t bytes, int64_t least) {
   return bytes == 2 && cpu::current_isa().pairs && work >= least;
 }
 
+// Products with many outputs too, from 30M multiply-adds of float32 on.
+bool many_outputs_by_blas(int64_t work, int64_t out, int64_t bytes) {
+  return out > 64 && work * bytes >= 30'000'000 * 4;
+}
+
 // From 100M multiply-adds of float32 on, unless the weights stay in a core's second cache.
 bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
   const int64_t weights = hidden * (in + out) * bytes, work = batch * hidden * (in + out);
-  return bfloat16_by_blas(work, bytes, 2'000'000) || (work * bytes >= 100'000'000 * 4 && weights >= 1 << 20);
+  return bfloat16_by_blas(work, bytes, 2'000'000) || many_outputs_by_blas(work, out, bytes) ||
+         (work * bytes >= 100'000'000 * 4 && weights >= 1 << 20);
 }
 
 // From 40M of them on.
 bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
   const int64_t work = batch * hidden * (in + out);
-  return bfloat16_by_blas(work, bytes, 6'000'000) || work * bytes >= 40'000'000 * 4;
+  return bfloat16_by_blas(work, bytes, 6'000'000) || many_outputs_by_blas(work, out, bytes) ||
+         work * bytes >= 40'000'000 * 4;
 }
 
 // And, within a pass that is left to them, whether so are the products between the hidden layer and the output. Few
@@ -50,7 +57,8 @@ py::object with_storage_type(DType dtype, F&& f) {
 }
 
 // y; or (y, saved, and the activation's output where `saved` is not that) if a tensor requires a gradient while these
-// are `recorded`; None where the call is not plain.
+// are `recorded`. None where the call is not plain; a bool, whether a tensor does, where torch's products are to be
+// used.
 py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::handle b2_, int activation,
                          int threads, bool recorded) {
   const PlainTensor x(x_.ptr()), w1(w1_.ptr()), w2(w2_.ptr());
@@ -63,9 +71,9 @@ py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::hand
       !b1.fits(dtype, {hidden}) || !b2.fits(dtype, {out}))
     return py::none();
   return with_storage_type(dtype, [&]<class T>(T*) -> py::object {
-    if (forward_by_blas(batch, in, hidden, out, sizeof(T))) return py::none();
     const bool save = recorded && (requires_grad(w1_) || requires_grad(w2_) || requires_grad(b1_) ||
                                    requires_grad(b2_) || requires_grad(x_));
+    if (forward_by_blas(batch, in, hidden, out, sizeof(T))) return py::bool_(save);
     NewTensor<T> y(x_.ptr(), batch, out);
     ForwardParams<T> p{};
     p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
@@ -90,7 +98,7 @@ py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::hand
 }
 
 // What autograd.Function.backward returns: the gradients of (x, w1, b1, w2, b2, and two arguments more), None where
-// `needs` is off. None alone where the call is not plain.
+// `needs` is off. None alone where the call is not plain; true where torch's products are to be used.
 py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py::handle w2_, py::handle saved_,
                           py::handle h_, int activation, py::tuple needs, int threads) {
   const PlainTensor grad_y(grad_y_.ptr()), x(x_.ptr()), w1(w1_.ptr()), w2(w2_.ptr()), saved(saved_.ptr());
@@ -104,7 +112,7 @@ py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py:
       !saved.has_shape({batch, hidden}) || !h.fits(dtype, {batch, hidden}))
     return py::none();
   return with_storage_type(dtype, [&]<class T>(T*) -> py::object {
-    if (backward_by_blas(batch, in, hidden, out, sizeof(T))) return py::none();
+    if (backward_by_blas(batch, in, hidden, out, sizeof(T))) return py::bool_(true);
     py::tuple gradients(7);
     const auto make = [&](int argument, auto... sizes) -> T* {
       const bool wanted = PyTuple_GET_ITEM(needs.ptr(), argument) == Py_True;

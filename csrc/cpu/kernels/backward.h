@@ -22,7 +22,7 @@ void copy_columns(int64_t k, int64_t columns, const TB* from, int64_t ld, C* to,
 template <class C, class TB, class T>
 void weight_gradient(int threads, int64_t m, int64_t n, int64_t k, const C* a, const TB* b, T* c) {
   constexpr int64_t kWidth = 48;  // whole tiles of every shape
-  constexpr int64_t kRows = 512;  // that a copy of b's columns serves
+  constexpr int64_t kRows = 256;  // that a copy of b's columns serves
   constexpr int64_t kWorthwhile = 128;
   if (m < kWorthwhile && k <= kDepth) return gradient_product<Left::kTransposed>(threads, m, n, k, a, m, b, c);
   threads = worthwhile_threads(m * n * k, threads);
@@ -78,7 +78,7 @@ void backward(const BackwardParams<T>& p) {
         }
       });
     const auto product = [&](const auto* h) {
-      gradient_product<Left::kTransposed>(p.threads, p.out, p.hidden, p.batch, grad_y, p.out, h, p.grad_w2);
+      weight_gradient(p.threads, p.out, p.hidden, p.batch, grad_y, h, p.grad_w2);
     };
     recompute ? product(static_cast<const C*>(recomputed.data)) : product(p.h ? p.h : p.saved);
   }

@@ -96,6 +96,8 @@ class RightFactor {
   Scratch<C> packed_;
 };
 
+constexpr int64_t kSharedRows = 32;  // that go through both layers at a time: enough chunks to share them evenly
+
 template <class T>
 void forward(const ForwardParams<T>& p) {
   using C = Compute<T>;
@@ -131,8 +133,8 @@ void forward(const ForwardParams<T>& p) {
   const int64_t depth = p.z ? kActivationCost : p.in, tile = w1.tile_rows();
   const int threads = worthwhile_threads(p.batch * p.hidden * (depth + p.out), p.threads);
   if (threads == 1 || p.batch >= 4 * tile * threads) {
-    const int64_t even = (p.batch / threads + tile / 2) / tile * tile,
-                  rows = even < tile ? tile : min_of(even, kRowChunk);
+    const int64_t share = p.batch / threads, most = kSharedRows / tile * tile;
+    const int64_t rows = share >= most ? most : share < tile ? tile : (share + tile / 2) / tile * tile;
     parallel_for(threads, ceil_div(p.batch, rows), [&](int64_t chunk) {
       const Range mine{chunk * rows, min_of((chunk + 1) * rows, p.batch)};
       const auto through = [&](const auto& layer, int64_t n, int64_t width) {
