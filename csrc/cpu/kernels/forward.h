@@ -102,17 +102,16 @@ template <class T>
 void forward(const ForwardParams<T>& p) {
   using C = Compute<T>;
   constexpr bool kSame = __is_same(C, T);
-  // The hidden layer (batch, hidden): in `saved` where that keeps just what the second product reads.
-  C* hidden = nullptr;
-  if constexpr (kSame) hidden = p.h ? p.h : p.saved && !saves_input(p.activation) ? p.saved : nullptr;
-  T* const saved = hidden && !p.h ? nullptr : p.saved;
-  Scratch<C> scratch(hidden ? 0 : p.batch * p.hidden);
-  if (!hidden) hidden = scratch.data;
+  // Where the hidden layer (batch, hidden) is kept: in `saved` where that is just what the second product reads.
+  C* kept = nullptr;
+  if constexpr (kSame) kept = p.h ? p.h : p.saved && !saves_input(p.activation) ? p.saved : nullptr;
+  T* const saved = kept && !p.h ? nullptr : p.saved;
 
   const RightFactor<T, C> w1(p.threads, p.z ? 0 : p.batch, p.hidden, p.in, p.w1);
   const RightFactor<T, C> w2(p.threads, p.batch, p.out, p.hidden, p.w2);
-  const auto first = [&](Range rows, Range units) {
-    C* h = hidden + rows.begin * p.hidden + units.begin;
+  // The hidden layer of `rows`, into h from its first row on.
+  const auto first = [&](Range rows, Range units, C* h) {
+    h += units.begin;
     if (!p.z) w1.multiply_by(rows.size(), units, p.x + rows.begin * p.in, p.b1, h, p.hidden);
     for (int64_t i = rows.begin; i < rows.end; ++i, h += p.hidden) {
       const int64_t at = i * p.hidden + units.begin;
@@ -122,29 +121,34 @@ void forward(const ForwardParams<T>& p) {
         activate<C>(p.activation, units.size(), h, h, saved ? saved + at : nullptr);
     }
   };
-  const auto second = [&](Range rows, Range outputs) {
+  const auto second = [&](Range rows, Range outputs, const C* h) {
     T* y = p.y + rows.begin * p.out + outputs.begin;
-    write_result<C>(rows.size(), outputs.size(), y, p.out, [&](C* to, int64_t stride) {
-      w2.multiply_by(rows.size(), outputs, hidden + rows.begin * p.hidden, p.b2, to, stride);
-    });
+    write_result<C>(rows.size(), outputs.size(), y, p.out,
+                    [&](C* to, int64_t stride) { w2.multiply_by(rows.size(), outputs, h, p.b2, to, stride); });
   };
 
-  // Rows go through both layers on one thread where there are enough of them for all.
   const int64_t depth = p.z ? kActivationCost : p.in, tile = w1.tile_rows();
   const int threads = worthwhile_threads(p.batch * p.hidden * (depth + p.out), p.threads);
   if (threads == 1 || p.batch >= 4 * tile * threads) {
+    // Rows go through both layers on one thread, their hidden layer in its nearest cache.
     const int64_t share = p.batch / threads, most = kSharedRows / tile * tile;
     const int64_t rows = share >= most ? most : share < tile ? tile : (share + tile / 2) / tile * tile;
     parallel_for(threads, ceil_div(p.batch, rows), [&](int64_t chunk) {
       const Range mine{chunk * rows, min_of((chunk + 1) * rows, p.batch)};
+      const Scratch<C> own(kept ? 0 : mine.size() * p.hidden);
+      C* h = kept ? kept + mine.begin * p.hidden : own.data;
       const auto through = [&](const auto& layer, int64_t n, int64_t width) {
-        for (int64_t j = 0; j < n; j += width) layer(mine, Range{j, min_of(j + width, n)});
+        for (int64_t j = 0; j < n; j += width) layer(mine, Range{j, min_of(j + width, n)}, h);
       };
       through(first, p.hidden, w1.chunk_columns(p.hidden));
       through(second, p.out, w2.chunk_columns(p.out));
     });
   } else {
-    for_chunks(p.threads, p.batch, p.hidden, depth, first);
-    for_chunks(p.threads, p.batch, p.out, p.hidden, second);
+    const Scratch<C> own(kept ? 0 : p.batch * p.hidden);
+    C* hidden = kept ? kept : own.data;
+    for_chunks(p.threads, p.batch, p.hidden, depth,
+               [&](Range rows, Range units) { first(rows, units, hidden + rows.begin * p.hidden); });
+    for_chunks(p.threads, p.batch, p.out, p.hidden,
+               [&](Range rows, Range outputs) { second(rows, outputs, hidden + rows.begin * p.hidden); });
   }
 }

@@ -252,11 +252,11 @@ void pack_transposed(int64_t n, int64_t k, const T* w, int64_t ldw, T* panels) {
 }
 
 // Whether the product is faster by way of panels of Bᵀ, made first: what a multiply-add of vectors takes once per lane
-// sum and once per two numbers packed, as measured, against the lanes that stand empty in the last panel.
+// sum and once per number packed, as measured, against the lanes that stand empty in the last panel.
 template <class T>
 TWOLAYER_INLINE bool packing_pays(int64_t m, int64_t n, int64_t k) {
   constexpr int L = lanes<T>;
-  const int64_t dots = m * n * (ceil_div(k, L) + 3);
-  const int64_t packed = m * ceil_div(n, L) * k + n * k / 2;
+  const int64_t dots = m * n * (ceil_div(k, L) + 7);
+  const int64_t packed = (m * ceil_div(n, L) + n) * k;
   return m >= 8 && packed < dots;
 }
