@@ -36,6 +36,7 @@ class Place {
     launch_.tf32 = tf32;
     if (kDevice == dlpack::kCpu) return;
     const dlpack::ExchangeApi* api = torch_exchange_api(Py_TYPE(tensor));
+    if (!api || !api->current_stream) throw py::type_error("this torch tells no current stream through DLPack");
     if (api->current_stream(kDevice, index, &launch_.stream) != 0) throw py::error_already_set();
   }
 
@@ -130,6 +131,8 @@ class FirstView : public View {
   // Calls f with a null pointer of the storage type, and with where to run.
   template <class F>
   void dispatch(std::initializer_list<const View*> others, bool tf32, F&& f) const {
+    PyTypeObject* const class_ = Py_TYPE(object());
+    if (!torch_exchange_api(class_)) throw py::type_error(name_ + " must be a torch.Tensor; got " + class_->tp_name);
     for (const View* other : others) other->check_is_beside(*this);
     with_storage_type(
         dtype(), [&]<class T>(T* type) { f(type, Place(object(), index(), tf32)); },

@@ -89,7 +89,7 @@ int driver_version();   // of CUDA as the driver knows it: 1000 major + 10 minor
 int runtime_version();  // of CUDA as this library was built with
 Device read_device(int index);
 
-// Makes a device the current one, and the one before it at the end.
+// Makes a device the current one, or throws a std::runtime_error; and the one before it at the end.
 class OnDevice {
  public:
   explicit OnDevice(int index);

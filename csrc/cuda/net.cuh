@@ -96,12 +96,12 @@ void forward(const ForwardParams<T>& p, void* scratch, const Launch& launch) {
       activate(ActivateParams<T>{p.batch * p.hidden, p.z, p.h, p.activation, 0}, launch);
       task.p.h = nullptr, task.p.activation = 0;  // the identity
     }
-    start(forward_kernel<kTf32, T>, task, plan.blocks, kThreads, plan.shared_bytes, task.cluster, launch.stream);
+    start(forward_kernel<kTf32, T>, task, plan.blocks, kThreads, plan.shared_bytes, task.cluster, launch);
     if (!task.parts) return;
     ReduceTask<T> reduce{};
     reduce.arrays[0] = {task.parts, p.batch * p.out, p.y, task.groups};
     start(reduce_kernel<T>, reduce, ceil_div(p.batch * p.out, kReduceColumns), kThreads,
-          kThreads * int64_t{sizeof(Compute<T>)}, 1, launch.stream);
+          kThreads * int64_t{sizeof(Compute<T>)}, 1, launch);
   });
 }
 
@@ -192,10 +192,10 @@ void backward(const BackwardParams<T>& p, void* scratch, const Launch& launch) {
     const BackwardPlan<T> plan = plan_backward<kTf32>(p, scratch, launch);
     const BackwardTask<T>& task = plan.task;
     start(backward_kernel<kTf32, T>, task, task.w1_share.blocks + task.x_share.blocks + task.w2_share.blocks, kThreads,
-          plan.shared_bytes, 1, launch.stream);
+          plan.shared_bytes, 1, launch);
     int64_t blocks = 0;
     for (const Parts<T>& array : plan.reduce.arrays) blocks += ceil_div(array.size, kReduceColumns);
-    start(reduce_kernel<T>, plan.reduce, blocks, kThreads, kThreads * int64_t{sizeof(Compute<T>)}, 1, launch.stream);
+    start(reduce_kernel<T>, plan.reduce, blocks, kThreads, kThreads * int64_t{sizeof(Compute<T>)}, 1, launch);
   });
 }
 
@@ -232,7 +232,7 @@ void bias_activate(const BiasActivateParams<T>& p, const Launch& launch) {
   const bool packs = in_packs(p.batch, p.hidden, sizeof(T), p.z, p.saved, p.h);
   const BiasActivateTask<T> task{p, pass_grid(launch.device, p.batch, p.hidden, packs ? kPack : 1)};
   start(packs ? bias_activate_kernel<T, kPack> : bias_activate_kernel<T, 1>, task,
-        task.grid.column_blocks * ceil_div(task.grid.rows, task.grid.block_rows), kThreads, 0, 1, launch.stream);
+        task.grid.column_blocks * ceil_div(task.grid.rows, task.grid.block_rows), kThreads, 0, 1, launch);
 }
 
 template <class T>
@@ -265,12 +265,12 @@ void derive_sum(const DeriveSumParams<T>& p, void* scratch, const Launch& launch
   const DeriveSumTask<T> task{p, grid, row_blocks > 1 && p.sum ? static_cast<Compute<T>*>(scratch) : nullptr};
   const int64_t shared_bytes = p.sum ? kThreads * int64_t{packs ? kPack : 1} * sizeof(Compute<T>) : 0;
   start(packs ? derive_sum_kernel<T, kPack> : derive_sum_kernel<T, 1>, task, grid.column_blocks * row_blocks, kThreads,
-        shared_bytes, 1, launch.stream);
+        shared_bytes, 1, launch);
   if (!task.parts) return;
   ReduceTask<T> reduce{};
   reduce.arrays[0] = {task.parts, p.hidden, p.sum, static_cast<int>(row_blocks)};
   start(reduce_kernel<T>, reduce, ceil_div(p.hidden, kReduceColumns), kThreads, kThreads * int64_t{sizeof(Compute<T>)},
-        1, launch.stream);
+        1, launch);
 }
 
 template <class T>

@@ -1,6 +1,8 @@
 // What there is to run on.
 #include <cuda_runtime.h>
 
+#include <stdexcept>
+
 #include "cuda/kernels.h"
 
 namespace twolayer::cuda {
@@ -8,6 +10,10 @@ namespace {
 
 // Does nothing; the attributes of its code are those of all of it.
 __global__ void probe() {}
+
+std::string text_of(cudaError_t error) {
+  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+}
 
 }  // namespace
 
@@ -39,24 +45,31 @@ Device read_device(int index) {
   };
   const int capability = 10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor);
   cudaFuncAttributes code{};
-  cudaFuncGetAttributes(&code, probe);
+  if (cudaFuncGetAttributes(&code, probe) != cudaSuccess) cudaGetLastError();  // there is no code for it
   return {read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
           code.ptxVersion < capability ? code.ptxVersion : capability};
 }
 
 OnDevice::OnDevice(int index) : before_(-1) {
   int current = 0;
-  if (cudaGetDevice(&current) != cudaSuccess || current == index) return;
-  if (cudaSetDevice(index) == cudaSuccess) before_ = current;
+  cudaError_t error = cudaGetDevice(&current);
+  if (error == cudaSuccess && current == index) return;
+  if (error == cudaSuccess) error = cudaSetDevice(index);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    throw std::runtime_error("twolayer could not make CUDA device " + std::to_string(index) +
+                             " the current one: " + text_of(error));
+  }
+  before_ = current;
 }
 
 OnDevice::~OnDevice() {
-  if (before_ >= 0) cudaSetDevice(before_);
+  if (before_ >= 0 && cudaSetDevice(before_) != cudaSuccess) cudaGetLastError();
 }
 
 std::string last_error() {
   const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? std::string() : std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+  return error == cudaSuccess ? std::string() : text_of(error);
 }
 
 }  // namespace twolayer::cuda

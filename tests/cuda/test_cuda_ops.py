@@ -304,6 +304,7 @@ def test_a_gpu_too_old_runs_the_reference_and_says_so(device, recwarn, monkeypat
         ("w1", lambda t: t[:, 1:].contiguous(), ValueError, r"w1 must have shape \(-1, 5\); got \(7, 4\)"),
         ("b1", lambda t: t.float(), TypeError, "b1 must be float64; got float32"),
         ("w2", lambda t: None, TypeError, "w2 must be a torch.Tensor; got None"),
+        ("x", lambda t: t.cpu().numpy(), TypeError, "x must be a torch.Tensor; got numpy.ndarray"),
         ("x", lambda t: t.to(torch.int64), TypeError, "x must be float32, float64, bfloat16 or float16; got int64"),
     ],
 )
@@ -479,6 +480,9 @@ def test_kernels_run_on_the_current_stream(gpu):
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
+        tensors[0].mul_(1)
+        two_layer(*tensors)
+        torch.cuda.synchronize()  # what is loaded with its first use may wait for the device
         torch.cuda._sleep(100_000_000)  # some 50 ms, in which another stream would read the old x
         tensors[0].mul_(2)
         y = two_layer(*tensors)
@@ -490,8 +494,10 @@ def test_kernels_run_on_the_current_stream(gpu):
 
 def test_nothing_waits_for_the_device(gpu):
     tensors = arguments(gpu, (64,), 20, 30, 3, torch.float32, grad=True)
-    two_layer(*tensors, "gelu").sum().backward()
-    torch.cuda.synchronize()
+    for _ in range(2):  # the second adds to gradients
+        two_layer(*tensors, "gelu").sum().backward()
+    torch.cuda._sleep(1)
+    torch.cuda.synchronize()  # all kernels are loaded, which may wait for the device
     torch.cuda._sleep(1_000_000_000)
     two_layer(*tensors, "gelu").sum().backward()
     assert not torch.cuda.current_stream().query()

@@ -384,6 +384,25 @@ def test_non_finite_numbers_travel_as_in_dense_arithmetic(activation, poison, ar
             assert same, f"{result} is finite elsewhere, {name} holding {poison}"
 
 
+@pytest.mark.skipif(bool(emulation.SANITIZERS), reason="only values can tell")
+@pytest.mark.parametrize("arithmetic", ["bfloat16", "float16"])
+@pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("name", ["x", "w1", "grad_y"])
+def test_infinite_factors_give_infinite_gradients(name, poison, arithmetic):
+    """Also beside floats of few bits, of whose two parts the low one is 0."""
+    net = Net(case_of(SMALL, "identity", arithmetic))
+    net.given.w2.fill_(1)
+    net.given.grad_y.copy_(torch.arange(1, 1 + net.given.grad_y.numel()).view_as(net.given.grad_y) % 4 + 1)
+    getattr(net.given, name).view(-1)[3] = poison
+    results = net.run()
+    x, w1, b1, _, _, grad_y = (t.double() for t in net.given)
+    h, grad_z = x @ w1.T + b1, grad_y.sum(1, keepdim=True).expand(-1, SMALL.hidden)
+    expected = {"grad_x": grad_z @ w1, "grad_w1": grad_z.T @ x, "grad_w2": grad_y.T @ h}
+    for result, exact in expected.items():
+        kept = (torch.where(t.isfinite(), 0, t) for t in (results[result].double(), exact))
+        torch.testing.assert_close(*kept, rtol=0, atol=0, equal_nan=True, msg=f"{result} with {poison} in {name}")
+
+
 # The test must be able to fail
 
 

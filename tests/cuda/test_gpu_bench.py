@@ -140,11 +140,14 @@ def test_files_are_called_after_the_gpu():
     assert report.short_name({"gpu": "NVIDIA H200"}) == "h200"
 
 
+START = 'SECONDS=$1; source "$2"'  # as if it had run for so long
+
+
 @pytest.fixture
 def check(tmp_path):
     """Run gpu_check.sh with a Python of which each call is written down, and fails if it holds one of these words."""
 
-    def run(*failing, sanitizer=None):
+    def run(*failing, sanitizer=None, spent=0):
         calls, programs = tmp_path / "calls", tmp_path / "bin"
         programs.mkdir()
         words = " || ".join(f'[[ "$*" == *"{word}"* ]]' for word in failing) or "false"
@@ -155,7 +158,9 @@ def check(tmp_path):
             (programs / name).write_text(f"#!/bin/bash\n{text}\n")
             (programs / name).chmod(0o755)
         path = f"{programs}:/usr/bin:/bin"
-        done = subprocess.run(["bash", SCRIPT], env={"PATH": path, "OUT": "results"}, capture_output=True, text=True)
+        env = {"PATH": path, "CUDA_HOME": str(tmp_path), "OUT": str(tmp_path / "results")}
+        command = ["bash", "-c", START, "bash", str(spent), SCRIPT]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
         return done.returncode, done.stdout, calls.read_text().splitlines()
 
     return run
@@ -165,16 +170,16 @@ def test_the_script_builds_tests_and_measures(check):
     code, printed, calls = check()
     assert code == 0, printed
     assert "build for sm_90a" in printed
-    steps = ["get_device_capability", "pip install", "cuda_state", "pytest", "bench.gpu --out results"]
+    steps = ["pytest-timeout", "get_device_capability", "pip install", "cuda_state", "pytest", "bench.gpu --out"]
     assert [step for step, call in zip(steps, calls, strict=True) if step in call] == steps
     assert "memcheck: SKIPPED, there is no compute-sanitizer" in printed
     assert printed.rstrip().endswith("failed: nothing")
 
 
 def test_the_script_goes_on_after_a_failure_and_tells_it(check):
-    code, printed, calls = check("pytest")
+    code, printed, calls = check("-m pytest")
     assert code == 1
-    assert "bench.gpu" in calls[-1]
+    assert calls[-1].endswith("--seconds 180")
     assert printed.rstrip().endswith("failed: tests")
 
 
@@ -185,11 +190,26 @@ def test_the_script_ends_where_there_is_nothing_to_run(step, check):
     assert step in calls[-1]
 
 
-def test_the_script_runs_the_sanitizer_twice(check):
-    code, printed, calls = check(sanitizer='exec "${@:5}"')
+def test_the_script_gives_steps_the_time_that_is_left(check):
+    code, printed, calls = check(spent=400)
     assert code == 0, printed
-    tools = [call.split()[2] for call in calls if call.startswith("compute-sanitizer")]
-    assert tools == ["memcheck", "racecheck"]
+    assert 90 <= int(calls[-1].split()[-1]) <= 100  # of --seconds
+
+
+def test_the_script_starts_nothing_when_the_time_is_up(check):
+    code, printed, calls = check(spent=560)
+    assert code == 1
+    assert "build for sm_90a: NOT RUN, no time is left" in printed
+    assert "get_device_capability" in calls[-1]
+
+
+def test_the_script_runs_the_sanitizer_twice(check, tmp_path):
+    code, printed, calls = check(sanitizer='until [[ $1 == python3 ]]; do shift; done; exec "$@"')
+    assert code == 0, printed
+    sanitizers = [call for call in calls if call.startswith("compute-sanitizer")]
+    assert [call.split()[2] for call in sanitizers] == ["memcheck", "racecheck"]
+    assert all("--kernel-name kns=twolayer" in call for call in sanitizers)
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"gpu-memcheck.log", "gpu-racecheck.log"}
     assert len([call for call in calls if call.startswith("-m pytest") and "test_table" in call]) == 2
 
 

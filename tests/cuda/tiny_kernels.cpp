@@ -117,12 +117,12 @@ extern "C" {
 void tiny_kernel(int which, const float* in, float* out, int blocks, int threads, int64_t shared_bytes, int cluster) {
   void (*const kernels[])(Arrays) = {cluster_sum_kernel, reverse_kernel,       warp_kernel,
                                      hasty_kernel,       beyond_shared_kernel, at_different_barriers_kernel};
-  cuda::start(kernels[which], Arrays{in, out}, blocks, threads, shared_bytes, cluster, nullptr);
+  cuda::start(kernels[which], Arrays{in, out}, blocks, threads, shared_bytes, cluster, cuda::Launch{});
 }
 
 void tiny_product(int which, const void* a, const void* b, float* d) {
   void (*const kernels[])(Product) = {half_kernel<bfloat16>, half_kernel<float16>, tf32_kernel};
-  cuda::start(kernels[which], Product{a, b, d}, 1, 32, 0, 1, nullptr);
+  cuda::start(kernels[which], Product{a, b, d}, 1, 32, 0, 1, cuda::Launch{});
 }
 
 void widen_all(bool is_bfloat16, const uint16_t* in, float* out, int64_t n) {

@@ -140,6 +140,11 @@ __device__ __forceinline__ Tf32 fetch_tf32(const S* from) {
   return {high, isinf(x) ? 0 : to_tf32(rest)};
 }
 
+// What a low part meets: infinities are the high part's to multiply, as 0 times one is not a number.
+__device__ __forceinline__ uint32_t finite_or_0(uint32_t bits) {
+  return (bits & 0x7f800000u) == 0x7f800000u ? 0 : bits;
+}
+
 // ---- A warp's piece: 16 × 16 sums in eight registers a lane
 
 enum class Unit { kFma, kHalf, kTf32, kSplitTf32 };
@@ -190,20 +195,21 @@ struct Piece {
       const int g = lane / 4, t = lane % 4;
 #pragma unroll 2
       for (int k = k0; k < k1; k += 8) {
-        uint32_t left[4], left_low[4];
+        uint32_t left[4], left_low[4], left_finite[4];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const Tf32 part = fetch_tf32<kSplit>(a.at(g + i % 2 * 8, k + t + i / 2 * 4));
-          left[i] = part.high, left_low[i] = part.low;
+          left[i] = part.high, left_low[i] = part.low, left_finite[i] = finite_or_0(part.high);
         }
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
           const Tf32 first = fetch_tf32<kSplit>(b.at(g + 8 * j, k + t));
           const Tf32 second = fetch_tf32<kSplit>(b.at(g + 8 * j, k + t + 4));
           const uint32_t right[2] = {first.high, second.high}, right_low[2] = {first.low, second.low};
+          const uint32_t right_finite[2] = {finite_or_0(first.high), finite_or_0(second.high)};
           mma_tf32(sums + 4 * j, left, right);
-          if constexpr (kSplit && sizeof(A) == 4) mma_tf32(sums + 4 * j, left_low, right);
-          if constexpr (kSplit && sizeof(B) == 4) mma_tf32(sums + 4 * j, left, right_low);
+          if constexpr (kSplit && sizeof(A) == 4) mma_tf32(sums + 4 * j, left_low, right_finite);
+          if constexpr (kSplit && sizeof(B) == 4) mma_tf32(sums + 4 * j, left_finite, right_low);
         }
       }
     }

@@ -1,4 +1,4 @@
-"""The benchmark on a GPU: ``python -m twolayer.bench.gpu``, which ``benchmarks/gpu_check.sh`` runs last.
+"""The benchmark on a GPU: ``python -m twolayer.bench.gpu``, a part of ``benchmarks/gpu_check.sh``.
 
 ``programs`` are who takes part, each verified in float64 before it is timed; ``clock`` times them in turns with CUDA
 events; ``cases`` is what is measured; ``report`` writes JSON and Markdown.

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 
+#include "cuda/kernels.h"
+
 namespace twolayer::cuda {
 
 template <class Params>
 void start(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes, int cluster,
-           void*) {
+           const Launch&) {
   if (blocks == 0) return;
   const emulation::Grid grid{static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
                              static_cast<size_t>(shared_bytes), cluster};
