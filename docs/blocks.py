@@ -9,7 +9,9 @@ import contextlib
 import io
 import itertools
 import json
+import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,10 +118,14 @@ def _cell(kind: str, source: str, **more: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    for page in sorted({*DOCS.glob("*.md")} - {TUTORIAL_ZH}):
-        if printed := [text for _, text, shown in outputs(page) if shown is not None]:
+    pages = [page for page in sorted({*DOCS.glob("*.md")} - {TUTORIAL_ZH}) if "```output" in page.read_text("utf-8")]
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # for the files that pages write
+        for page in pages:
+            printed = [text for _, text, shown in outputs(page) if shown is not None]
             for written in (TUTORIAL, TUTORIAL_ZH) if page == TUTORIAL else (page,):
                 written.write_text(with_outputs(written.read_text(encoding="utf-8"), printed), encoding="utf-8")
+        os.chdir(DOCS)
     NOTEBOOK.write_text(notebook(TUTORIAL), encoding="utf-8")
 
 

@@ -20,11 +20,11 @@ bool many_outputs_by_blas(int64_t work, int64_t out, int64_t bytes) {
   return out > 64 && work * bytes >= 30'000'000 * 4;
 }
 
-// From 100M multiply-adds of float32 on, unless the weights stay in a core's second cache.
+// From 20M multiply-adds of float32 on, unless the weights stay in a core's second cache.
 bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
   const int64_t weights = hidden * (in + out) * bytes, work = batch * hidden * (in + out);
   return bfloat16_by_blas(work, bytes, 2'000'000) || many_outputs_by_blas(work, out, bytes) ||
-         (work * bytes >= 100'000'000 * 4 && weights >= 1 << 20);
+         (work * bytes >= 20'000'000 * 4 && weights >= 1 << 20);
 }
 
 // From 40M of them on.
