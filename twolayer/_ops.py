@@ -96,8 +96,7 @@ def _native_forward_kept(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return y, saved, and the activation's output where that is not ``saved`` and was stored on the way."""
     if _left_to_blas(_core.forward_by_blas, x, w1, w2):
-        y, z, h = _large_forward(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
-        return y, z, None if h is z else h
+        return _large_forward_kept(x, w1, b1, w2, b2, activation)
     y = x.new_empty(x.shape[0], w2.shape[0])
     saved = x.new_empty(x.shape[0], w1.shape[0])
     _call_forward(x, w1, b1, w2, b2, activation, saved, y)
@@ -185,6 +184,14 @@ def _large_forward(
     bias = None if b2 is None else b2.contiguous()
     _core.finish_forward(z, w2.contiguous(), bias, h, y, IDS[activation], threads)
     return y, z, h
+
+
+def _large_forward_kept(
+    x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what ``_native_forward_kept`` does."""
+    y, z, h = _large_forward(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
+    return y, z, None if h is z else h
 
 
 def _large_backward(
@@ -425,8 +432,7 @@ def run_plain(
         if not result:
             return _large_forward(x, w1, b1, w2, b2, activation, keep_input=False)[0]
         with torch._C._AutoDispatchBelowAutograd():
-            y, z, h = _large_forward(x, w1, b1, w2, b2, activation, ACTIVATIONS[activation].saved == "input")
-        result = y, z, None if h is z else h
+            result = _large_forward_kept(x, w1, b1, w2, b2, activation)
     if type(result) is tuple:
         return _apply(x, w1, b1, w2, b2, activation, result)
     return result

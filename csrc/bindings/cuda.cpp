@@ -306,24 +306,11 @@ py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py:
       dtype,
       [&]<class T>(T*) -> py::object {
         if (cuda::backward_by_blas(batch, in, hidden, out, sizeof(T))) return py::bool_(true);
-        py::tuple gradients(7);
-        const auto make = [&](int argument, auto... sizes) -> T* {
-          const bool wanted = PyTuple_GET_ITEM(needs.ptr(), argument) == Py_True;
-          if (!wanted) return PyTuple_SET_ITEM(gradients.ptr(), argument, py::none().release().ptr()), nullptr;
-          NewTensor<T> gradient(x_.ptr(), sizes...);
-          PyTuple_SET_ITEM(gradients.ptr(), argument, gradient.object.release().ptr());
-          return gradient.data;
-        };
         BackwardParams<T> p{};
         p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
         p.grad_y = grad_y.data<T>(), p.x = x.data<T>(), p.w1 = w1.data<T>(), p.w2 = w2.data<T>();
         p.saved = saved.data<T>();
-        p.grad_x = make(0, batch, in);
-        p.grad_w1 = make(1, hidden, in);
-        p.grad_b1 = make(2, hidden);
-        p.grad_w2 = make(3, out, hidden);
-        p.grad_b2 = make(4, out);
-        for (int argument : {5, 6}) PyTuple_SET_ITEM(gradients.ptr(), argument, py::none().release().ptr());
+        const py::tuple gradients = new_gradients(x_.ptr(), needs, p);
         p.activation = activation;
         const Place place(x_.ptr(), x.view.device.index, tf32);
         const Scratch<T> scratch(x_.ptr(), cuda::backward_scratch(p, place.launch()));

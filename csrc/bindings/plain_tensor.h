@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "bindings/tensor_view.h"
+#include "params.h"
 
 namespace twolayer {
 
@@ -84,6 +85,28 @@ struct NewTensor {
     data = reinterpret_cast<T*>(static_cast<char*>(view.data) + view.byte_offset);
   }
 };
+
+// What autograd.Function.backward returns: new gradients of (x, w1, b1, w2, b2, and two arguments more), None where
+// `needs` is off. p, whose sizes are set, is given their memory.
+template <class T>
+py::tuple new_gradients(PyObject* x, const py::tuple& needs, BackwardParams<T>& p) {
+  py::tuple gradients(7);
+  for (int argument = 0; argument < 7; ++argument)
+    PyTuple_SET_ITEM(gradients.ptr(), argument, py::none().release().ptr());
+  const auto make = [&](int argument, auto... sizes) -> T* {
+    if (PyTuple_GET_ITEM(needs.ptr(), argument) != Py_True) return nullptr;
+    NewTensor<T> gradient(x, sizes...);
+    Py_DECREF(PyTuple_GET_ITEM(gradients.ptr(), argument));
+    PyTuple_SET_ITEM(gradients.ptr(), argument, gradient.object.release().ptr());
+    return gradient.data;
+  };
+  p.grad_x = make(0, p.batch, p.in);
+  p.grad_w1 = make(1, p.hidden, p.in);
+  p.grad_b1 = make(2, p.hidden);
+  p.grad_w2 = make(3, p.out, p.hidden);
+  p.grad_b2 = make(4, p.out);
+  return gradients;
+}
 
 inline bool requires_grad(py::handle object) {
   static PyObject* const name = PyUnicode_InternFromString("requires_grad");
