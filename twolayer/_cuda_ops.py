@@ -1,7 +1,8 @@
 """The ops on CUDA: the kernels of ``_cuda``, or the PyTorch reference, aloud, where that cannot be used.
 
-A small net is a launch or a few. The products of a large one are torch's own, by cuBLAS, with our passes over the
-hidden layer between them; ``_cuda`` decides by size. Nothing here waits for the device, and all memory is torch's, so
+A small net is a launch or a few; ``_cuda`` decides by size. The products of a large one are torch's own, by cuBLAS: in
+eager calls on plain tensors by torch's ops and its autograd, whose nodes cost the host less than one of ours, and as an
+op with our passes over the hidden layer between them. Nothing here waits for the device, and all memory is torch's, so
 every call can be captured in a CUDA graph. Shapes are those of ``_ops``.
 """
 
@@ -48,7 +49,7 @@ def forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | N
     module = _kernels(x, w1, b1, w2, b2)
     if module is None:
         return reference.two_layer(x, w1, b1, w2, b2, activation)
-    if module.forward_by_blas(*x.shape, *w2.t().shape, x.dtype.itemsize):
+    if module.forward_by_blas(*x.shape, *w2.t().shape):
         return _large_forward(module, x, w1, b1, w2, b2, activation, keep_input=False)[0]
     y = x.new_empty(x.shape[0], w2.shape[0])
     _call_forward(module, x, w1, b1, w2, b2, activation, None, y)
@@ -61,7 +62,7 @@ def forward_saved(
     module = _kernels(x, w1, b1, w2, b2)
     if module is None:
         return reference.forward_saved(x, w1, b1, w2, b2, activation)
-    if module.forward_by_blas(*x.shape, *w2.t().shape, x.dtype.itemsize):
+    if module.forward_by_blas(*x.shape, *w2.t().shape):
         return _large_forward(module, x, w1, b1, w2, b2, activation, keep_input=_saves_input(activation))[:2]
     y = x.new_empty(x.shape[0], w2.shape[0])
     saved = x.new_empty(x.shape[0], w1.shape[0])
@@ -75,8 +76,8 @@ def backward(
     module = _kernels(grad_y, x, w1, w2, saved)
     if module is None:
         return reference.backward(grad_y, x, w1, w2, saved, activation, needs)
-    if module.backward_by_blas(*x.shape, *w2.t().shape, x.dtype.itemsize):
-        gradients = _large_backward(module, grad_y, x, w1, w2, saved, None, activation, needs)
+    if module.backward_by_blas(*x.shape, *w2.t().shape):
+        gradients = _large_backward(module, grad_y, x, w1, w2, saved, activation, needs)
     else:
         gradients = empty_gradients(x, w1, w2, needs)
         module.backward(
@@ -136,10 +137,9 @@ def _large_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y and the activation's input and output, which share their memory unless the input is to be kept."""
     with torch._C._DisableAutocast():
-        z = x @ w1.t()
+        z = F.linear(x, w1, b1)  # b1 is added before z is rounded
         h = torch.empty_like(z) if keep_input else z
-        bias = None if b1 is None else b1.contiguous()
-        module.bias_activate(z, bias, z if keep_input else None, h, IDS[activation])
+        module.bias_activate(z, None, None, h, IDS[activation])
         return F.linear(h, w2, b2), z, h
 
 
@@ -150,11 +150,9 @@ def _large_backward(
     w1: Tensor,
     w2: Tensor,
     saved: Tensor,
-    h: Tensor | None,
     activation: str,
     needs: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients asked for; ``h`` is the activation's output where it was kept, else it is computed again."""
     needs_x, needs_w1, needs_b1, needs_w2, needs_b2 = needs
     grad_x, grad_w1, grad_b1, grad_w2, grad_b2 = None, None, None, None, None
     saved, grad_y = saved.contiguous(), grad_y.contiguous()
@@ -166,9 +164,8 @@ def _large_backward(
             grad_x = grad_z @ w1 if needs_x else None
             grad_w1 = grad_z.t() @ x if needs_w1 else None
         if needs_w2:
-            if not _saves_input(activation):
-                h = saved
-            elif h is None:
+            h = saved
+            if _saves_input(activation):
                 h = torch.empty_like(saved)
                 module.activate(saved, h, IDS[activation])
             grad_w2 = grad_y.t() @ h
@@ -184,19 +181,17 @@ def _large_backward(
 def plain_forward(
     x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, activation: str
 ) -> Tensor | tuple[Tensor, Tensor, Tensor | None] | None:
-    """Return y, or (y, saved, h) for ``TwoLayerFunction`` where a gradient is wanted; None if the call is not plain."""
+    """Return y, or (y, saved, None) for ``TwoLayerFunction`` if a gradient is wanted; None where the call is not plain.
+
+    The y of a large net has been through torch's own autograd.
+    """
     if type(x) not in PLAIN_TYPES or x is None or x.device.type != _device_type:
         return None
     module: Any = _native.get_cuda()
     if module is None:
         return None
     result = module.plain_forward(x, w1, b1, w2, b2, IDS[activation], _tf32(), torch.is_grad_enabled())
-    if type(result) is not bool:
-        return result
-    with torch._C._AutoDispatchBelowAutograd():
-        keep_input = result and _saves_input(activation)
-        y, saved, h = _large_forward(module, x, w1, b1, w2, b2, activation, keep_input=keep_input)
-    return (y, saved, h if keep_input else None) if result else y
+    return reference.two_layer(x, w1, b1, w2, b2, activation) if result is True else result
 
 
 def plain_backward(
@@ -205,7 +200,6 @@ def plain_backward(
     w1: Tensor,
     w2: Tensor,
     saved: Tensor,
-    h: Tensor | None,
     activation: str,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...] | None:
@@ -217,5 +211,5 @@ def plain_backward(
     if result is not True:
         return result
     with torch._C._AutoDispatchBelowAutograd():
-        gradients = _large_backward(module, grad_y, x, w1, w2, saved, h, activation, needs[:5])
+        gradients = _large_backward(module, grad_y, x, w1, w2, saved, activation, needs[:5])
     return (*gradients, None, None)

@@ -378,7 +378,7 @@ class TwoLayerFunction(torch.autograd.Function):
             saved = _differentiable_saved(x, w1, b1, ctx.activation)
         elif not _may_differ():
             if grad_y.is_cuda or _core is None:
-                plain = _cuda_ops.plain_backward(grad_y, x, w1, w2, saved, h, ctx.activation, needs)
+                plain = _cuda_ops.plain_backward(grad_y, x, w1, w2, saved, ctx.activation, needs)
             else:
                 threads = torch.get_num_threads()
                 plain = _core.plain_backward(grad_y, x, w1, w2, saved, h, IDS[ctx.activation], needs, threads)
@@ -422,12 +422,12 @@ def run_plain(
     """
     if _may_differ():
         return None
-    result: Any = None
-    if _core is not None:
+    result: Any
+    if _core is None or getattr(x, "is_cuda", False):
+        result = _cuda_ops.plain_forward(x, w1, b1, w2, b2, activation)
+    else:
         threads = torch.get_num_threads()
         result = _core.plain_forward(x, w1, b1, w2, b2, IDS[activation], threads, torch.is_grad_enabled())
-    if result is None:
-        result = _cuda_ops.plain_forward(x, w1, b1, w2, b2, activation)
     if type(result) is bool:
         if not result:
             return _large_forward(x, w1, b1, w2, b2, activation, keep_input=False)[0]

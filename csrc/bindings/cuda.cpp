@@ -252,8 +252,9 @@ bool fits_beside(const OptionalPlain& bias, const PlainTensor& x, std::initializ
   return bias.fits(x.dtype(), shape) && (!bias.tensor || bias.tensor->view.device.index == x.view.device.index);
 }
 
-// y; or (y, saved, None) if a tensor requires a gradient while these are `recorded`. For a net whose products are left
-// to cuBLAS, whether that is so: a bool. None where the call is not plain.
+// y; or (y, saved, None) if a tensor requires a gradient while these are `recorded`. True for a net that is left to
+// torch's own ops: its outputs, or the gradients that will be wanted, are faster by cuBLAS. None where the call is not
+// plain.
 py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::handle w2_, py::handle b2_, int activation,
                          bool tf32, bool recorded) {
   const PlainTensor x(x_.ptr(), kDevice), w1(w1_.ptr(), kDevice), w2(w2_.ptr(), kDevice);
@@ -270,7 +271,8 @@ py::object plain_forward(py::handle x_, py::handle w1_, py::handle b1_, py::hand
       [&]<class T>(T*) -> py::object {
         const bool save = recorded && (requires_grad(w1_) || requires_grad(w2_) || requires_grad(b1_) ||
                                        requires_grad(b2_) || requires_grad(x_));
-        if (cuda::forward_by_blas(batch, in, hidden, out, sizeof(T))) return py::bool_(save);
+        if (cuda::forward_by_blas(batch, in, hidden, out) || (save && cuda::backward_by_blas(batch, in, hidden, out)))
+          return py::bool_(true);
         NewTensor<T> y(x_.ptr(), batch, out);
         ForwardParams<T> p{};
         p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
@@ -305,7 +307,7 @@ py::object plain_backward(py::handle grad_y_, py::handle x_, py::handle w1_, py:
   return with_storage_type(
       dtype,
       [&]<class T>(T*) -> py::object {
-        if (cuda::backward_by_blas(batch, in, hidden, out, sizeof(T))) return py::bool_(true);
+        if (cuda::backward_by_blas(batch, in, hidden, out)) return py::bool_(true);
         BackwardParams<T> p{};
         p.batch = batch, p.in = in, p.hidden = hidden, p.out = out;
         p.grad_y = grad_y.data<T>(), p.x = x.data<T>(), p.w1 = w1.data<T>(), p.w2 = w2.data<T>();
@@ -366,10 +368,10 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("derive_sum", &derive_sum, py::arg("saved"), py::arg("grad"), py::arg("sum"), py::arg("activation"));
   m.def("plain_forward", &plain_forward);
   m.def("plain_backward", &plain_backward);
-  m.def("forward_by_blas", &cuda::forward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"),
-        py::arg("bytes"));
-  m.def("backward_by_blas", &cuda::backward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"),
-        py::arg("bytes"));
+  m.def("work_of", &cuda::work_of, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"));
+  m.def("forward_by_blas", &cuda::forward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"), py::arg("out"));
+  m.def("backward_by_blas", &cuda::backward_by_blas, py::arg("batch"), py::arg("in"), py::arg("hidden"),
+        py::arg("out"));
   m.def("driver_problem", &driver_problem);
   m.def("device_problem", &device_problem, py::arg("index"));
   m.def("version", [] { return version_text(cuda::runtime_version()); });

@@ -5,31 +5,26 @@
 namespace twolayer::cuda {
 namespace {
 
-// Our kernels take a pass of at most so many multiply-adds, by bytes per number, and so many outputs: a hidden layer is
-// computed again for every 128 of these, and grad_z for every tile of a gradient. Estimates from the arithmetic; to be
-// measured with benchmarks/gpu_check.sh.
-struct Limits {
-  int64_t out;
-  int64_t forward[3], backward[3];  // of 2, 4 and 8 bytes
-};
-constexpr Limits kOurs = {
-    64,
-    {400'000'000, 200'000'000, 200'000'000},
-    {300'000'000, 200'000'000, 200'000'000},
-};
+// Our kernels take a pass of at most so much work, and so many outputs: beyond these a hidden layer would be computed
+// more than once. As measured on an H200 by the sweep of python -m twolayer.bench.gpu, over all dtypes.
+constexpr int64_t kForward = 150'000'000, kBackward = 100'000'000, kOutputs = 128;
 
-bool by_blas(const int64_t (&limits)[3], int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes) {
-  return out > kOurs.out || batch * hidden * (in + out) > limits[bytes == 2 ? 0 : bytes == 4 ? 1 : 2];
-}
+// A multiply-add of an output weighs more than one of the hidden layer: it is done outside the tiles, and grad_z is
+// computed again for every tile of a gradient.
+constexpr int64_t kWeightOfOutput = 12;
 
 }  // namespace
 
-bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes_per_number) {
-  return by_blas(kOurs.forward, batch, in, hidden, out, bytes_per_number);
+int64_t work_of(int64_t batch, int64_t in, int64_t hidden, int64_t out) {
+  return batch * hidden * (in + kWeightOfOutput * out);
 }
 
-bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes_per_number) {
-  return by_blas(kOurs.backward, batch, in, hidden, out, bytes_per_number);
+bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out) {
+  return out > kOutputs || work_of(batch, in, hidden, out) > kForward;
+}
+
+bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out) {
+  return out > kOutputs || work_of(batch, in, hidden, out) > kBackward;
 }
 
 bool saves_input(int activation) {

@@ -73,8 +73,9 @@ void derive_sum(const DeriveSumParams<T>&, void* scratch, const Launch&);
 
 // ---- Which way to take: whether the products of this pass of a net of this size are left to cuBLAS.
 
-bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes_per_number);
-bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out, int64_t bytes_per_number);
+int64_t work_of(int64_t batch, int64_t in, int64_t hidden, int64_t out);  // what the choice goes by, of a pass
+bool forward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out);
+bool backward_by_blas(int64_t batch, int64_t in, int64_t hidden, int64_t out);
 
 // Whether backward needs the activation's input, not its output.
 bool saves_input(int activation);
