@@ -86,6 +86,23 @@ def test_programs_compute_outputs_and_gradients(emulated):
     assert max(contest.errors.values()) < 1e-12
 
 
+@pytest.mark.parametrize("sizes", [(64, 784, 100, 10), (256, 1024, 512, 2), (1000, 32, 16, 4), (1, 8, 64, 2)], ids=str)
+def test_no_rounding_decides_on_which_side_of_its_kink_relu_is(sizes):
+    nets = [programs.Net("step", sizes, precision, "relu") for precision in ("float64", "float32", "bfloat16")]
+    exact, single, half = (programs.Contest(net, "cpu", 0, seed=0) for net in nets)
+    hidden = exact.plain[0](exact.x)
+    for contest in (single, half):
+        assert torch.equal(contest.x.double(), exact.x)
+        weight, bias = contest.plain[0].weight.double(), contest.plain[0].bias.double()
+        assert torch.equal(torch.nn.functional.linear(exact.x, weight, bias), hidden)
+    assert torch.equal(single.plain[0](single.x).double(), hidden)
+    assert hidden.abs().min() >= 2.0**-12
+    assert 0.3 < hidden.std() < 0.9
+    for contest, bound in ((single, 1e-6), (half, 1e-2)):
+        contest.calls(("torch eager",))
+        assert contest.errors["torch eager"] < bound
+
+
 def test_tf32_is_as_the_net_says_and_then_as_before():
     before = torch.backends.cuda.matmul.allow_tf32
     for precision, allowed in (("tf32", True), ("float32", False)):

@@ -21,9 +21,10 @@ from ..cases.modules import SHAPES
 from ..document import Verdict
 from ..targets import TARGETS
 from .clock import Clock
-from .programs import COMPILED, EAGER, OURS, PRECISIONS, PROGRAMS, Contest, Net, Shape, tf32_as
+from .programs import COMPILED, EAGER, OURS, PRECISIONS, PROGRAMS, Contest, Net, Shape, captured, tf32_as
 
 MNIST: Shape = (64, 784, 100, 10)
+_CALLS_IN_A_GRAPH = 10  # of the sweep: one of a few microseconds would be lost in the launch of its graph
 WITHOUT_COMPILE = tuple(name for name in PROGRAMS if name != COMPILED)
 
 
@@ -43,7 +44,7 @@ class Plan:
         (1 << 16, 64, 64, 10),
         (1 << 16, 64, 256, 10),
     )
-    sweep_precisions: tuple[str, ...] = ("float32", "tf32", "bfloat16")
+    sweep_precisions: tuple[str, ...] = ("float32", "tf32", "bfloat16", "float64")
     compile_seconds: float = 60.0  # of all torch.compile; afterwards it is left out
     seed: int = field(default_factory=lambda: secrets.randbelow(2**31))
 
@@ -58,7 +59,7 @@ class Plan:
             grid=((1, 8, 64, 2), (16, 20, 30, 10)),
             batches=(1, 4),
             rows=1 << 8,
-            sweep=((16,), (64,), (64,), (10, 70)),
+            sweep=((16,), (64,), (64,), (10, 140)),
             narrow=((256, 8, 8, 2),),
             sweep_precisions=("float32",),
             compile_seconds=0,
@@ -218,10 +219,14 @@ def errors(plan: Plan) -> Result:
 
 
 def sweep(plan: Plan) -> Result:
-    """Both ways of each pass, ours and cuBLAS's, over sizes: where the library chooses the slower one."""
+    """Both ways of each pass, ours and cuBLAS's, over sizes: where the library chooses the slower one.
+
+    What a way costs is the geometric mean of its time as calls, which is mostly the host's, and of its time in a CUDA
+    graph, which is the device's alone.
+    """
     result = Result("Whose products are faster, by size")
     module: Any = _native.get_cuda()
-    clock = replace(plan.clock, turns=3, turn_seconds=1.5e-3)
+    clock = replace(plan.clock, turns=3, turn_seconds=1e-3)
     narrow = {str(Net("step", shape)) for shape in plan.narrow}  # long batches of little arithmetic, told apart
     wrong = 0
     for precision in plan.sweep_precisions:
@@ -230,55 +235,55 @@ def sweep(plan: Plan) -> Result:
             net = Net("step", (batch, inputs, hidden, out), precision, "relu")
             with tf32_as(net):
                 for task, ways in _both_ways(module, plan, net).items():
-                    chosen = "cuBLAS" if getattr(module, f"{task}_by_blas")(*shape, _itemsize(net)) else "ours"
+                    chosen = "cuBLAS" if getattr(module, f"{task}_by_blas")(*shape) else "ours"
                     timings = clock.compare(ways)
                     row: dict[str, Any] = {"net": str(net), "task": task, "precision": precision, "chosen": chosen}
                     row |= {name: timing.median for name, timing in timings.items()}
-                    row["work"] = batch * hidden * (inputs + out)
-                    row["lost"] = row[chosen] / min(row["ours"], row["cuBLAS"])
+                    if plan.device == "cuda":
+                        timings = clock.compare({name: captured(way, _CALLS_IN_A_GRAPH) for name, way in ways.items()})
+                        for name, timing in timings.items():
+                            row[f"{name} in a graph"] = timing.median / _CALLS_IN_A_GRAPH
+                    row["work"] = module.work_of(*shape)
+                    row["lost"] = _cost(row, chosen) / min(_cost(row, "ours"), _cost(row, "cuBLAS"))
                     result.rows.append(row)
                     wrong += row["lost"] > 1.05
     result.notes.append(f"{wrong} of {len(result.rows)} choices cost more than 5 %.")
     for row in result.rows:
         if row["net"] in narrow:
-            ratio = row["cuBLAS"] / row["ours"]
+            ratio = _cost(row, "cuBLAS") / _cost(row, "ours")
             result.notes.append(
                 f"narrow, {row['task']} {row['precision']} {row['net']}: ours is {ratio:.2f} × as fast as cuBLAS; "
                 f"chosen is {row['chosen']}."
             )
     for precision, task in itertools.product(plan.sweep_precisions, ("forward", "backward")):
-        for outs in plan.sweep[-1]:
-            rows = [
-                row
-                for row in result.rows
-                if (row["precision"], row["task"]) == (precision, task)
-                and row["net"].endswith(f"-{outs}")
-                and row["net"] not in narrow
-            ]
-            limit, cost = best_limit(rows)
-            now = statistics.geometric_mean(row["lost"] for row in rows)
-            result.notes.append(
-                f"{task} {precision}, {outs} outputs: ours up to {limit:,} multiply-adds would cost {cost:.3f} × the "
-                f"best of both on average; now it is {now:.3f}."
-            )
+        of_both = [row for row in result.rows if (row["precision"], row["task"]) == (precision, task)]
+        rows = [row for row in of_both if row["net"] not in narrow]
+        limit, cost = best_limit(rows)
+        now = statistics.geometric_mean(row["lost"] for row in rows)
+        result.notes.append(
+            f"{task} {precision}: ours up to {limit:,} of work would cost {cost:.3f} × the best of both on average; "
+            f"now it is {now:.3f}."
+        )
     return result
 
 
+def _cost(row: Mapping[str, Any], way: str) -> float:
+    graph: float | None = row.get(f"{way} in a graph")
+    return row[way] if graph is None else math.sqrt(row[way] * graph)
+
+
 def best_limit(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
-    """The most multiply-adds that ours should do, cuBLAS doing what is above, and what that costs over the best."""
+    """The most work that ours should do, cuBLAS doing what is above, and what that costs over the best."""
 
     def cost(limit: int) -> float:
         return statistics.geometric_mean(
-            row["ours" if row["work"] <= limit else "cuBLAS"] / min(row["ours"], row["cuBLAS"]) for row in rows
+            _cost(row, "ours" if row["work"] <= limit else "cuBLAS") / min(_cost(row, "ours"), _cost(row, "cuBLAS"))
+            for row in rows
         )
 
     costs = {limit: cost(limit) for limit in (0, *sorted({row["work"] for row in rows}))}
     best = min(costs, key=lambda limit: costs[limit])
     return best, costs[best]
-
-
-def _itemsize(net: Net) -> int:
-    return PRECISIONS[net.precision][0].itemsize
 
 
 def _both_ways(module: Any, plan: Plan, net: Net) -> dict[str, dict[str, Callable[[], object]]]:
@@ -308,7 +313,7 @@ def _both_ways(module: Any, plan: Plan, net: Net) -> dict[str, dict[str, Callabl
         },
         "backward": {
             "ours": our_backward,
-            "cuBLAS": lambda: _cuda_ops._large_backward(module, grad_y, x, w1, w2, saved, None, activation, needs),
+            "cuBLAS": lambda: _cuda_ops._large_backward(module, grad_y, x, w1, w2, saved, activation, needs),
         },
     }
 
