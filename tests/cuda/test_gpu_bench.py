@@ -62,6 +62,19 @@ def test_the_limit_that_would_have_been_best():
     assert cases.best_limit(mixed) == (20, pytest.approx(2**0.5))
 
 
+def test_a_call_in_a_graph_is_one_of_some_and_a_way_costs_the_mean_of_both(monkeypatch):
+    class Fake(Clock):
+        def _seconds(self, run, count):
+            return count * run() * 1e-6
+
+    monkeypatch.setattr(cases, "captured", lambda way, times: lambda: times * way() / 2)  # of which half is the host's
+    us = {"ours": 8, "cuBLAS": 5000}
+    found = cases._in_graphs(Fake("cpu"), {name: lambda us=us[name]: us for name in us}, us)
+    assert found == pytest.approx({"ours in a graph": 4, "cuBLAS in a graph": 2500})
+    assert cases._cost({**us, **found}, "ours") == pytest.approx(32**0.5)
+    assert cases._cost(us, "ours") == 8
+
+
 def test_both_ways_of_the_sweep_compute_the_same(emulated, plan):
     net = programs.Net("step", (6, 5, 7, 3), "float64", "relu")
     for ways in cases._both_ways(_native.get_cuda(), plan, net).values():

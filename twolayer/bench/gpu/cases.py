@@ -20,11 +20,10 @@ from ..._tensors import IDS, empty_gradients
 from ..cases.modules import SHAPES
 from ..document import Verdict
 from ..targets import TARGETS
-from .clock import Clock
+from .clock import Clock, Run
 from .programs import COMPILED, EAGER, OURS, PRECISIONS, PROGRAMS, Contest, Net, Shape, captured, tf32_as
 
 MNIST: Shape = (64, 784, 100, 10)
-_CALLS_IN_A_GRAPH = 10  # of the sweep: one of a few microseconds would be lost in the launch of its graph
 WITHOUT_COMPILE = tuple(name for name in PROGRAMS if name != COMPILED)
 
 
@@ -240,9 +239,7 @@ def sweep(plan: Plan) -> Result:
                     row: dict[str, Any] = {"net": str(net), "task": task, "precision": precision, "chosen": chosen}
                     row |= {name: timing.median for name, timing in timings.items()}
                     if plan.device == "cuda":
-                        timings = clock.compare({name: captured(way, _CALLS_IN_A_GRAPH) for name, way in ways.items()})
-                        for name, timing in timings.items():
-                            row[f"{name} in a graph"] = timing.median / _CALLS_IN_A_GRAPH
+                        row |= _in_graphs(clock, ways, {name: timing.median for name, timing in timings.items()})
                     row["work"] = module.work_of(*shape)
                     row["lost"] = _cost(row, chosen) / min(_cost(row, "ours"), _cost(row, "cuBLAS"))
                     result.rows.append(row)
@@ -265,6 +262,13 @@ def sweep(plan: Plan) -> Result:
             f"now it is {now:.3f}."
         )
     return result
+
+
+def _in_graphs(clock: Clock, ways: Mapping[str, Run], us: Mapping[str, float]) -> dict[str, float]:
+    """The microseconds of one call in a graph of as many as fill some 200: one alone is lost in the graph's launch."""
+    counts = {name: max(1, min(10, round(200 / us[name]))) for name in ways}
+    timings = clock.compare({name: captured(way, counts[name]) for name, way in ways.items()})
+    return {f"{name} in a graph": timing.median / counts[name] for name, timing in timings.items()}
 
 
 def _cost(row: Mapping[str, Any], way: str) -> float:
