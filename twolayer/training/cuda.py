@@ -133,7 +133,8 @@ class OrdersAhead(Orders):
 
     def drop(self) -> None:
         if self._thread is not None:
-            self._thread.shutdown(wait=False)  # what it makes now is not waited for: Ctrl-C is to be fast
+            # An order that is still being made is not waited for: Ctrl-C is to be fast.
+            self._thread.shutdown(wait=self._next is None or self._next.done())
         self._thread = self._next = None
 
 
