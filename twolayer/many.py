@@ -1,4 +1,4 @@
-"""Training several independent nets at a time: :func:`fit_many`, a thread for each core."""
+"""Training several independent nets at a time: :func:`fit_many`, a thread for each core, or for each net on a GPU."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fit_many(
 
     Args:
         nets: a list, tuple or ``nn.ModuleList`` of nets as :func:`twolayer.fit` takes them, of any kinds and hidden
-            sizes. No two may be the same, or share memory that either trains.
+            sizes, all where the data are. No two may be the same, or share memory that either trains.
         x, y: as for ``fit``, but no iterable of batches. What must be checked and converted is so once, not per net.
         lr, seed, epochs, early_stopping, sample_weight, options: as for ``fit``, for all nets; or a list, tuple, range
             or one-dimensional array with a value for each net (``betas``: a list of pairs; ``sample_weight`` and
@@ -57,7 +57,8 @@ def fit_many(
             called ``fit_many``, one call at a time, while the other nets train on. True ends that net's training.
         progress: show a line with the time left on standard error.
         threads: how many in all, by default all cores this process may use. A net has one of them; where there are
-            fewer nets than threads, an equal share.
+            fewer nets than threads, an equal share. Nets on a GPU train all at once, up to 64, whatever this says: each
+            has a cluster of the GPU's multiprocessors, and its thread waits for that.
 
     Nets wait for their turn in order. A loss that is not finite ends that net's training only; when all others are
     through, :class:`NonFiniteLossError` is raised, with the ``net``'s index and all ``histories``. Ctrl-C, and whatever
