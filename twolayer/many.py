@@ -222,7 +222,9 @@ class _Team:
         self._contexts = [place.here() for place in places]
         workers = max((place.at_once(len(places), cores) for place in places), default=0)
         self._waiting = deque(range(len(self.runs)))
-        threads = [threading.Thread(target=self._work, args=(line,), daemon=True) for _ in range(workers)]
+        threads = [
+            threading.Thread(target=self._work, name="twolayer-net", args=(line,), daemon=True) for _ in range(workers)
+        ]
         try:
             for thread in threads:
                 thread.start()
