@@ -8,8 +8,6 @@
 
 namespace twolayer::cuda {
 
-enum Parameter { kW1, kB1, kW2, kB2, kParameters };
-
 // A parameter and what its optimiser remembers of it, as nn.Linear holds it, in device memory. A null value: the net
 // has no such parameter.
 template <class T>
