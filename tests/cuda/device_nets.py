@@ -19,7 +19,6 @@ from training_runs import (
 
 from twolayer import (
     NumpyNet,
-    _native,
     fit,
 )
 
@@ -82,74 +81,6 @@ def assert_fit_is_the_cpus(device, x, y, activation="tanh", dtype=torch.float64,
     assert (history.steps, history.val_accuracy) == (of_cpu.steps, of_cpu.val_accuracy)
     assert history.path in ("cuda cluster", "cuda graph")
     return net, history
-
-
-# In place of the emulated engine
-
-
-class StandIn:
-    def __init__(self, config):
-        self.config = config
-        assert config["device"] == 0
-        from twolayer.reference.engine import ReferenceEngine
-
-        self._engine = ReferenceEngine(config)
-        self.path = ""
-
-    steps = property(lambda self: self._engine.steps, lambda self, steps: setattr(self._engine, "steps", steps))
-
-    @staticmethod
-    def _arrays(tensors):
-        assert all(t is None or (isinstance(t, Tensor) and t.is_contiguous()) for t in tensors)
-        return tuple(None if t is None else t.numpy() for t in tensors)
-
-    def load(self, p):
-        self._engine.load(self._arrays(p))
-
-    def store(self, p):
-        self._engine.store(self._arrays(p))
-
-    def keeps_state(self, i):
-        return self._engine.keeps_state(i)
-
-    def load_state(self, i, p):
-        self._engine.load_state(i, self._arrays(p))
-
-    def store_state(self, i, p):
-        self._engine.store_state(i, self._arrays(p))
-
-    @staticmethod
-    def _rows(x, y, rw, cw):
-        assert all(t is None or type(t) is Tensor for t in (x, y, rw, cw))
-        assert x.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.uint8) and x.stride(1) == 1
-        x = x if x.dtype is torch.bfloat16 else x.numpy()
-        return (x, y.numpy(), *(None if t is None else t.numpy() for t in (rw, cw)))
-
-    def run(self, x, y, rw, cw, scale, shift, order, batch_size, first, lr, losses, stop, on_progress):
-        assert order is None or (isinstance(order, np.ndarray) and order.dtype == np.int64)
-        self.path = "graph"
-        return self._engine.run(
-            *self._rows(x, y, rw, cw), scale, shift, order, batch_size, first, lr, losses, stop, on_progress
-        )
-
-    def evaluate(self, x, y, rw, cw, scale, shift, order, on_progress=None):
-        return self._engine.evaluate(*self._rows(x, y, rw, cw), scale, shift, order, on_progress)
-
-
-class StandInModule:
-    EngineFloat32 = EngineFloat64 = StandIn
-
-    def device_problem(self, index):
-        return None
-
-
-@pytest.fixture
-def emulated(monkeypatch):
-    from twolayer import _cuda_ops
-
-    monkeypatch.setattr(_native, "_cuda_found", (StandInModule(), None))
-    monkeypatch.setattr(_cuda_ops, "_device_type", "cpu")
-    return "cpu"
 
 
 def press_ctrl_c(after, pressed):

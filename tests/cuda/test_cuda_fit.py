@@ -7,13 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from device_nets import (  # noqa: F401
+from device_nets import (
     NAMES,
     OPTIONS,
     assert_fit_is_the_cpus,
     assert_net_is,
     device_net,
-    emulated,
     every_dtype,
     to,
     twin,

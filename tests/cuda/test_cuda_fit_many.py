@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from device_nets import OPTIONS, assert_no_thread_is_left, device_net, emulated, press_ctrl_c, to  # noqa: F401
+from device_nets import OPTIONS, assert_no_thread_is_left, device_net, press_ctrl_c, to
 from training_runs import (
     ROWS,
     assert_same_bits,

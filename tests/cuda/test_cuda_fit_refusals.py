@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from device_nets import device_net, emulated, to  # noqa: F401
+from device_nets import device_net, to
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from training_runs import (

@@ -11,12 +11,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from device_nets import (  # noqa: F401
+from device_nets import (
     OPTIONS,
     assert_net_is,
     assert_no_thread_is_left,
     device_net,
-    emulated,
     our_threads,
     press_ctrl_c,
     to,

@@ -52,8 +52,8 @@ class Plan:
             sweep=((16,), (64,), (64,), (10, 70)),
             narrow=((256, 8, 8, 2),),
             sweep_precisions=("float32",),
-            fit_layers=(784, 8, 10),
-            fit_rows=200,
+            fit_layers=(784, 4, 10),
+            fit_rows=130,
             fit_epochs=2,
             compile_seconds=0,
         )
