@@ -57,11 +57,11 @@ def extensions() -> list[Extension]:
     if sys.platform == "win32":
         announce("no native library is built on Windows; the PyTorch reference runs instead")
         return []
-    binding = "csrc/bindings/cuda.cpp"
-    core = [path for path in sources("cpu/*.cpp", "bindings/*.cpp") if path != binding]
+    bindings = sources("bindings/cuda*.cpp")
+    core = [path for path in sources("cpu/*.cpp", "bindings/*.cpp") if path not in bindings]
     modules = [Extension("twolayer._core", core, include_dirs=["csrc"], language="c++")]
     if builds_cuda():
-        cuda = [*sources("cuda/*.cu", "cuda/*.cpp"), binding]
+        cuda = [*sources("cuda/*.cu"), *bindings]
         modules.append(Extension("twolayer._cuda", cuda, include_dirs=["csrc"], language="c++"))
     return modules
 

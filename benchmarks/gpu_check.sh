@@ -70,7 +70,7 @@ step "build for sm_$TWOLAYER_CUDA_ARCHS" 150 \
     "$python" -m pip install --quiet --no-build-isolation --no-deps --editable . || exit 1
 loaded='from twolayer import _native; print(_native.info()); module, reason = _native.cuda_state(); assert module, reason'
 step "load" 60 "$python" -c "$loaded" || exit 1
-step "tests" 150 "$python" -m pytest -q -p no:cacheprovider tests/cuda/test_cuda_ops.py tests/cuda/test_cuda_state.py \
+step "tests" 150 "$python" -m pytest -q -p no:cacheprovider tests/cuda/test_cuda_*.py \
     -k "not emulated"
 limit=$(at_most 240) # the last case that starts has a minute
 step "benchmark" "$limit" "$python" -m twolayer.bench.gpu --out "$out" --seconds $((limit - 60))

@@ -98,6 +98,8 @@ struct PredictParams {
   T* y;              // (rows, out)
 };
 
+enum Parameter { kW1, kB1, kW2, kB2, kParameters };
+
 struct OptimizerOptions {
   double lr = 0, momentum = 0, dampening = 0, weight_decay = 0;
   double beta1 = 0, beta2 = 0, eps = 0, alpha = 0, lr_decay = 0, initial_accumulator = 0;

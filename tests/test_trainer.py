@@ -932,7 +932,11 @@ def overlapping():
             ValueError,
             "net's w1 must be float32 or float64 to be trained by fit; it is torch.float16",
         ),
-        (lambda: make_net().to("meta"), ValueError, "net's w1 must be on the cpu to be trained by fit; it is on meta"),
+        (
+            lambda: make_net().to("meta"),
+            ValueError,
+            "net's w1 must be on the cpu or on cuda to be trained by fit; it is on meta",
+        ),
         (transposed, ValueError, r"net's w1 must be contiguous; its strides are \(4, 80\) bytes"),
         (tied, ValueError, "net's w1 and w2 must not share memory"),
         (overlapping, ValueError, "net's w1 and b1 must not share memory"),

@@ -1,4 +1,4 @@
-"""Training several independent nets at a time: :func:`fit_many`, a thread for each core."""
+"""Training several independent nets at a time: :func:`fit_many`, a thread for each core, or for each net on a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ def fit_many(
 
     Args:
         nets: a list, tuple or ``nn.ModuleList`` of nets as :func:`twolayer.fit` takes them, of any kinds and hidden
-            sizes. No two may be the same, or share memory that either trains.
+            sizes, all where the data are. No two may be the same, or share memory that either trains.
         x, y: as for ``fit``, but no iterable of batches. What must be checked and converted is so once, not per net.
         lr, seed, epochs, early_stopping, sample_weight, options: as for ``fit``, for all nets; or a list, tuple, range
             or one-dimensional array with a value for each net (``betas``: a list of pairs; ``sample_weight`` and
@@ -56,7 +57,8 @@ def fit_many(
             called ``fit_many``, one call at a time, while the other nets train on. True ends that net's training.
         progress: show a line with the time left on standard error.
         threads: how many in all, by default all cores this process may use. A net has one of them; where there are
-            fewer nets than threads, an equal share.
+            fewer nets than threads, an equal share. Nets on a GPU train all at once, up to 64, whatever this says: each
+            has a cluster of the GPU's multiprocessors, and its thread waits for that.
 
     Nets wait for their turn in order. A loss that is not finite ends that net's training only; when all others are
     through, :class:`NonFiniteLossError` is raised, with the ``net``'s index and all ``histories``. Ctrl-C, and whatever
@@ -93,7 +95,7 @@ def fit_many(
         team.runs.append(run)
     _refuse_shared_memory(team.runs)
     with ManyProgressLine([run.epochs for run in team.runs], enabled=progress) as line:
-        return team.train(min(threads, len(nets)), line)
+        return team.train(threads, line)
 
 
 def _as_list(nets: Any) -> list[Any]:
@@ -123,7 +125,7 @@ class _SharedRows:
 
     def __call__(self, x: Any, y: Any, **how: Any) -> Rows:
         arrays = x, y, how["sample_weight"], how["class_weight"]  # kept, so that their ids stay theirs
-        rest = [how[name] for name in ("in_features", "out_features", "dtype", "ignore_index", "scaled")]
+        rest = [how[name] for name in ("place", "in_features", "out_features", "dtype", "ignore_index", "scaled")]
         key = (*map(id, arrays), how["loss"].name, *rest)
         if key not in self._made:
             self._made[key] = prepare_rows(x, y, **how), arrays
@@ -163,8 +165,8 @@ def _extents(runs: list[FitRun]) -> Iterator[_Extent]:
         parameters = run.session.parameters
         for name, array in zip(PARAMETER_NAMES, parameters.arrays(), strict=True):
             if array is not None:
-                start = array.ctypes.data
-                yield _Extent(start, start + array.nbytes, index, name, name not in parameters.frozen)
+                start, size = parameters.place.extent(array)
+                yield _Extent(start, start + size, index, name, name not in parameters.frozen)
 
 
 class _Stopped(BaseException):
@@ -196,6 +198,7 @@ class _Team:
         self._events: SimpleQueue[_Question | _Finished] = SimpleQueue()
         self._stopped = False
         self._waiting: deque[int] = deque()
+        self._contexts: list[AbstractContextManager[object]] = []  # of each run, for the worker that takes it
         self._not_finite: dict[int, NonFiniteLossError] = {}
 
     def asks(self, net: int) -> Callable[[int, History], object]:
@@ -212,11 +215,16 @@ class _Team:
 
         return ask
 
-    def train(self, workers: int, line: ManyProgressLine) -> list[History]:
-        """Train all; return their histories, or raise what ended them."""
+    def train(self, cores: int, line: ManyProgressLine) -> list[History]:
+        """Train all; return their histories, or raise what ended them. So many threads may compute on the CPU."""
         histories = [run.history for run in self.runs]
+        places = [run.session.parameters.place for run in self.runs]
+        self._contexts = [place.here() for place in places]
+        workers = max((place.at_once(len(places), cores) for place in places), default=0)
         self._waiting = deque(range(len(self.runs)))
-        threads = [threading.Thread(target=self._work, args=(line,), daemon=True) for _ in range(workers)]
+        threads = [
+            threading.Thread(target=self._work, name="twolayer-net", args=(line,), daemon=True) for _ in range(workers)
+        ]
         try:
             for thread in threads:
                 thread.start()
@@ -293,4 +301,5 @@ class _Team:
             line.done[net] = len(run.history.loss) + steps_done / steps
             self._check()
 
-        run.train(on_epoch, on_progress, self._check)
+        with self._contexts[net]:
+            run.train(on_epoch, on_progress, self._check)

@@ -12,7 +12,7 @@ from . import _native
 from .predictor import Predictor, Weights
 from .reference import numpy as reference
 from .registry import ACTIVATIONS, lookup
-from .training.checks import boolean, check_shapes, integer
+from .training.checks import boolean, check_numpy, check_shapes, integer
 
 Array = NDArray[Any]
 
@@ -86,6 +86,7 @@ class NumpyNet:
 
     def _weights(self) -> Weights:
         arrays = self.parameters()
+        check_numpy(arrays)
         check_shapes(arrays)
         kinds = {name: array.dtype.name for name, array in arrays.items()}
         if not set(kinds.values()) <= {"float32", "float64"}:

@@ -1,7 +1,8 @@
 """Native training: :func:`fit`, and :class:`Trainer` for loops of one's own.
 
 Each epoch is one call of the native engine, without the GIL: there batches are drawn, the forward and backward passes
-and the loss computed, and the weights updated. Where the native library is not loaded, NumPy does the same.
+and the loss computed, and the weights updated. Where the native library is not loaded, NumPy does the same. A net on a
+GPU is trained there, by an engine of the same meaning.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from .training.stopping import EarlyStopping
 class Trainer:
     """Trains a net step by step or epoch by epoch, keeping the optimiser's state in between.
 
-    ``net`` is a :class:`twolayer.TwoLayerNet` or the equal ``nn.Sequential`` on the CPU, or a
+    ``net`` is a :class:`twolayer.TwoLayerNet` or the equal ``nn.Sequential`` on the CPU or a GPU, or a
     :class:`twolayer.NumpyNet`; float32 or float64. Its own parameters are trained: when a method returns they hold the
     result. The options are :func:`fit`'s. Wrong ones raise ``TypeError`` or ``ValueError``, naming the argument, before
-    anything is changed.
+    anything is changed. Where a net on a GPU cannot be trained, a ``RuntimeError`` says why.
     """
 
     def __init__(self, net: Any, *, class_weight: Any = None, **options: Any) -> None:
@@ -65,14 +66,18 @@ class Trainer:
         """Return all that a later run needs beside the net's own weights to go on as if never interrupted.
 
         ``steps`` and ``epochs`` taken, ``epoch_step``: batches taken of an interrupted epoch, and ``state``: by
-        torch.optim's names (``momentum_buffer``, ``exp_avg`` …) the arrays by parameter (w1, b1, w2, b2).
+        torch.optim's names (``momentum_buffer``, ``exp_avg`` …) the arrays by parameter (w1, b1, w2, b2); of a net on a
+        GPU they are tensors there.
         """
         session = self._session
         counts = {"steps": session.steps, "epochs": session.epochs, "epoch_step": session.epoch_step}
         return {**counts, "state": session.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up where the trainer that gave ``state_dict`` stopped; the net's own weights are loaded beside it."""
+        """Take up where the trainer that gave ``state_dict`` stopped; the net's own weights are loaded beside it.
+
+        Arrays may come from another device, or be NumPy's.
+        """
         expected = {"steps", "epochs", "epoch_step", "state"}
         if not isinstance(state_dict, dict) or set(state_dict) != expected:
             given = sorted(state_dict) if isinstance(state_dict, dict) else type(state_dict).__name__
@@ -128,8 +133,9 @@ def fit(
     """Train ``net`` in place, whole epochs at a time in native code, and return the :class:`History`.
 
     Args:
-        net: a :class:`twolayer.TwoLayerNet` or the equal ``nn.Sequential`` on the CPU, or a
-            :class:`twolayer.NumpyNet`; float32 or float64. A parameter that does not require grad is left as it is.
+        net: a :class:`twolayer.TwoLayerNet` or the equal ``nn.Sequential`` on the CPU or a GPU, or a
+            :class:`twolayer.NumpyNet`; float32 or float64. A parameter that does not require grad is left as it is. For
+            a net on a GPU all data must be dense tensors there; nothing is moved.
         x: (rows, in_features): a torch tensor or a NumPy array, memory-mapped too, of float32, float64, bfloat16 or
             uint8 (other numbers are converted), or a CSR matrix of scipy or torch. Or an iterable of batches (x, y),
             such as a ``DataLoader``, gone through once per epoch as it comes; then ``y`` is left out.
@@ -163,7 +169,8 @@ def fit(
             the result is the same to the bit); ``nonfinite``: "raise" (:class:`NonFiniteLossError`) or "continue".
 
     Ctrl-C raises :class:`TrainingInterrupted`, with the net at the last finished step. Wrong arguments raise
-    ``TypeError`` or ``ValueError`` before anything is changed.
+    ``TypeError`` or ``ValueError`` before anything is changed; where a net on a GPU cannot be trained, a
+    ``RuntimeError`` says why.
     """
     refuse_unknown(options, inspect.signature(fit).parameters)
     run = FitRun(

@@ -1,22 +1,18 @@
 // The Python module twolayer._cuda, the twin of _core: checks tensors on a CUDA device, fills parameter structs, lets
 // go of the GIL, launches kernels on torch's current stream. Whatever memory is needed comes from torch.
-//
-// With TWOLAYER_EMULATED it takes tensors on the CPU, for the kernels compiled as C++ that tests run.
 #include <map>
 #include <stdexcept>
 
 #include "bindings/checks.h"
+#include "bindings/cuda_device.h"
+#include "bindings/cuda_engine.h"
 #include "bindings/plain_tensor.h"
 #include "cuda/kernels.h"
 
 namespace twolayer {
 namespace {
 
-#ifdef TWOLAYER_EMULATED
-constexpr int32_t kDevice = dlpack::kCpu;
-#else
-constexpr int32_t kDevice = dlpack::kCuda;
-#endif
+constexpr int32_t kDevice = kCudaDevice;
 constexpr int kLeastCapability = 80;  // what the kernels are written for
 
 const cuda::Device& properties(int32_t index) {
@@ -34,10 +30,7 @@ class Place {
   Place(PyObject* tensor, int32_t index, bool tf32) : on_device_(index) {
     launch_.device = properties(index);
     launch_.tf32 = tf32;
-    if (kDevice == dlpack::kCpu) return;
-    const dlpack::ExchangeApi* api = torch_exchange_api(Py_TYPE(tensor));
-    if (!api || !api->current_stream) throw py::type_error("this torch tells no current stream through DLPack");
-    if (api->current_stream(kDevice, index, &launch_.stream) != 0) throw py::error_already_set();
+    launch_.stream = current_stream(Py_TYPE(tensor), index);
   }
 
   // Calls `kernels` with the Launch, without the GIL: it may have to wait until the device's queue has room.
@@ -376,4 +369,5 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("device_problem", &device_problem, py::arg("index"));
   m.def("version", [] { return version_text(cuda::runtime_version()); });
   m.def("activations", &activations);
+  bind_cuda_engine(m);
 }

@@ -11,13 +11,6 @@
 
 namespace twolayer::cuda {
 
-// The most of 16, 8, 4, … bytes of which an address and a row's length are both multiples.
-template <class T>
-Matrix<T> matrix(const T* data, int64_t rows, int64_t columns) {
-  const uint64_t bits = reinterpret_cast<uintptr_t>(data) | (rows > 1 ? columns * sizeof(T) : 0) | 16;
-  return {data, rows, columns, columns, static_cast<int>(bits & -bits)};
-}
-
 // Calls f(kTf32) with the arithmetic of T's products.
 template <class T, class F>
 void with_arithmetic(bool tf32, F&& f) {
@@ -119,8 +112,7 @@ template <bool kTf32, class T>
 BackwardPlan<T> plan_backward(const BackwardParams<T>& p, void* scratch, const Launch& launch) {
   using C = Compute<T>;
   using Tile = BackwardTile<kTf32, T>;
-  constexpr int kWide[][3] = {{2, 4, 1}, {1, 4, 2}, {2, 2, 2}, {1, 2, 4}, {1, 1, 8}};
-  constexpr int kPartSteps = 4, kMostParts = 128;  // slices of the batch that make a part worth its while
+  constexpr int kMostParts = 128;
   const Device& device = launch.device;
   BackwardPlan<T> plan;
   BackwardTask<T>& task = plan.task;
@@ -130,25 +122,11 @@ BackwardPlan<T> plan_backward(const BackwardParams<T>& p, void* scratch, const L
   task.h_is_output = p.h || !saves_input(p.activation);
   task.h = p.h ? matrix(p.h, p.batch, p.hidden) : task.saved;
 
-  const auto share_out = [&]<class Product>(Product*, Share& share, int64_t m, int64_t n, int64_t k, bool in_parts) {
-    const auto tiles = [&](const Tiling& t) { return ceil_div(m, t.m()) * (n > t.n() ? ceil_div(n, t.n()) : 1); };
-    const int64_t steps = ceil_div(k, Product::kDepth);
-    share.tiling = choose_tiling(device, kWide, m, n, steps, tiles, [](const Tiling& t) { return Product::bytes(t); });
-    share.m_tiles = ceil_div(m, share.tiling.m());
-    share.n_tiles = n > share.tiling.n() ? ceil_div(n, share.tiling.n()) : 1;
-    int64_t parts = 1, part_steps = steps;
-    if (in_parts && share.m_tiles) {
-      parts = 2 * device.multiprocessors / (share.m_tiles * share.n_tiles);
-      parts = parts > kMostParts ? kMostParts : parts;
-      part_steps = ceil_div(steps, parts < 1 ? 1 : parts);
-      if (part_steps < kPartSteps) part_steps = kPartSteps;
-      parts = part_steps < steps ? ceil_div(steps, part_steps) : 1;
-    }
-    share.k_part = part_steps * Product::kDepth;
-    share.blocks = parts * share.m_tiles * share.n_tiles;
+  const auto cut = [&]<class Product>(Product*, Share& share, int64_t m, int64_t n, int64_t k, bool in_parts) {
+    const int parts = share_out<Product>(device, share, m, n, k, in_parts ? kMostParts : 1);
     if (share.blocks && Product::bytes(share.tiling) > plan.shared_bytes)
       plan.shared_bytes = Product::bytes(share.tiling);
-    return static_cast<int>(parts);
+    return parts;
   };
 
   char* free = static_cast<char*>(scratch);
@@ -161,19 +139,19 @@ BackwardPlan<T> plan_backward(const BackwardParams<T>& p, void* scratch, const L
   };
   if (p.grad_w1 || p.grad_b1 || p.grad_z) {
     typename Tile::W1* const product = nullptr;
-    const int parts = share_out(product, task.w1_share, p.hidden, p.grad_w1 ? p.in : 0, p.batch, true);
+    const int parts = cut(product, task.w1_share, p.hidden, p.grad_w1 ? p.in : 0, p.batch, true);
     keep_parts(0, parts, p.hidden * p.in, p.grad_w1, task.part_w1);
     keep_parts(1, parts, p.hidden, p.grad_b1, task.part_b1);
   }
   if (p.grad_w2 || p.grad_b2) {
     typename Tile::W2* const product = nullptr;
-    const int parts = share_out(product, task.w2_share, p.out, p.grad_w2 ? p.hidden : 0, p.batch, true);
+    const int parts = cut(product, task.w2_share, p.out, p.grad_w2 ? p.hidden : 0, p.batch, true);
     keep_parts(2, parts, p.out * p.hidden, p.grad_w2, task.part_w2);
     keep_parts(3, parts, p.out, p.grad_b2, task.part_b2);
   }
   if (p.grad_x) {
     typename Tile::X* const product = nullptr;
-    share_out(product, task.x_share, p.batch, p.in, p.hidden, false);
+    cut(product, task.x_share, p.batch, p.in, p.hidden, false);
   }
   return plan;
 }

@@ -99,8 +99,12 @@ void last_error(char* text, int size) { std::snprintf(text, size, "%s", cuda::la
 
 void set_emulation(uint64_t seed, int multiprocessors, int shared_bytes, int capability, int64_t last_clusters,
                    int skipped_barrier) {
-  emulation::settings = {seed, multiprocessors, shared_bytes, capability, last_clusters, skipped_barrier};
+  const size_t memory = emulation::settings.memory;
+  emulation::settings = {seed, multiprocessors, shared_bytes, capability, last_clusters, skipped_barrier, memory};
 }
+
+// The most that an allocation can have.
+void set_memory(int64_t bytes) { emulation::settings.memory = static_cast<size_t>(bytes); }
 
 // Launches, blocks, clusters, and the most barriers of a thread, since the last call.
 void take_counts(int64_t* counts) {

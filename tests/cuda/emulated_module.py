@@ -18,7 +18,7 @@ from pytest import MonkeyPatch
 
 from twolayer import _cuda_ops, _native, _ops
 
-SOURCE = emulation.ROOT / "csrc" / "bindings" / "cuda.cpp"
+SOURCES = sorted((emulation.ROOT / "csrc" / "bindings").glob("cuda*.cpp"))
 FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DTWOLAYER_EMULATED", "-Wall", "-Wextra", "-Werror"]
 
 
@@ -43,9 +43,10 @@ def build() -> Path:
         ninja.variable("ldflags", escape(shlex.join(["-shared", *sanitizers])))
         ninja.rule("compile", "$cxx $flags -MD -MF $out.d -c $in -o $out", depfile="$out.d", deps="gcc")
         ninja.rule("link", "$cxx $in -o $out $ldflags")
-        binding = str(folder / "cuda.o")
-        ninja.build(binding, "compile", str(SOURCE))
-        ninja.build(str(module), "link", [binding, *map(str, sorted(kernels.glob("*.o")))])
+        bindings = [str(folder / f"{source.stem}.o") for source in SOURCES]
+        for source, compiled in zip(SOURCES, bindings, strict=True):
+            ninja.build(compiled, "compile", str(source))
+        ninja.build(str(module), "link", [*bindings, *map(str, sorted(kernels.glob("*.o")))])
     command = [str(Path(BIN_DIR, "ninja")), "-f", str(folder / "build.ninja")]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from twolayer import _native
 from twolayer.bench.gpu import __main__ as program
-from twolayer.bench.gpu import cases, programs, report
+from twolayer.bench.gpu import cases, programs, report, training
 from twolayer.bench.gpu.clock import Clock
 from twolayer.bench.targets import TARGETS
 
@@ -92,6 +93,19 @@ def test_wrong_results_are_not_timed(emulated, plan, monkeypatch, tmp_path, caps
     assert "left out: twolayer, 1 × 784-100-10 float32: ArithmeticError: wrong" in capsys.readouterr().out
 
 
+def test_a_run_that_trains_wrongly_is_not_timed(emulated, plan, monkeypatch):
+    monkeypatch.setattr(training, "LR", 100 * training.LR)  # of torch's loops alone
+    problem = training._problem(plan)
+    monkeypatch.setattr(training, "_problem", lambda plan: dataclasses.replace(problem, lr=training.LR / 100))
+    result = training.fit(plan)
+    left_out = {row["program"]: row["left_out"] for row in result.rows if "left_out" in row}
+    assert left_out.keys() == {training.EAGER, training.GRAPHED}
+    assert left_out[training.EAGER].startswith("ArithmeticError: wrong: the first epoch's loss is off by ")
+    values = {verdict.target: verdict.value for verdict in result.verdicts}
+    assert values["gpu-fit-step"] > 0 and values["gpu-fit-many"] > 0
+    assert values["gpu-fit-eager"] is values["gpu-fit-graph"] is None
+
+
 def test_programs_compute_outputs_and_gradients(emulated):
     contest = programs.Contest(programs.Net("step", (4, 5, 6, 3), "float64", "gelu"), "cpu", 60, seed=0)
     calls = contest.calls(("twolayer", "torch eager"))
@@ -156,7 +170,7 @@ def test_a_failing_case_leaves_the_others(emulated, tmp_path, capsys, monkeypatc
 def test_an_unknown_case_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path, "steps")
-    assert "unknown case steps; there are step, inference" in capsys.readouterr().err
+    assert "unknown case steps; there are fit, step, inference" in capsys.readouterr().err
 
 
 def test_without_a_gpu_it_says_why(monkeypatch, capsys, tmp_path):

@@ -78,7 +78,7 @@ class TrainingRun:
                 data.train_epoch(history, line.on_progress if progress else None)
                 data.validate(history)
                 session.store()
-                history.steps = session.steps
+                history.steps, history.path = session.steps, session.path
                 history.seconds += time.perf_counter() - start
                 line.epoch_done(self.epochs - 1, history)
                 if self._watch:

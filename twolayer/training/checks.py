@@ -41,14 +41,19 @@ def boolean(name: str, value: object) -> bool:
     return value
 
 
-def check_shapes(arrays: Mapping[str, Any]) -> None:
-    """Raise an error unless these are NumPy arrays in ``nn.Linear``'s shapes, which meet."""
+def check_numpy(arrays: Mapping[str, Any]) -> None:
+    """Raise ``TypeError`` unless the parameters of a net are NumPy arrays."""
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise TypeError(f"net's {name} must be a NumPy array; got {type(array).__name__}")
-        if name in ("w1", "w2") and array.ndim != 2:
-            raise ValueError(f"net's {name} must have two dimensions; it has {array.shape}")
+
+
+def check_shapes(arrays: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless the parameters of a net have ``nn.Linear``'s shapes, which meet."""
+    for name in ("w1", "w2"):
+        if arrays[name].ndim != 2:
+            raise ValueError(f"net's {name} must have two dimensions; it has {tuple(arrays[name].shape)}")
     hidden, outputs = len(arrays["w1"]), len(arrays["w2"])
     for name, shape in {"b1": (hidden,), "w2": (outputs, hidden), "b2": (outputs,)}.items():
-        if name in arrays and arrays[name].shape != shape:
-            raise ValueError(f"net's {name} must have shape {shape}; it has {arrays[name].shape}")
+        if name in arrays and tuple(arrays[name].shape) != shape:
+            raise ValueError(f"net's {name} must have shape {shape}; it has {tuple(arrays[name].shape)}")

@@ -6,16 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from numpy.typing import NDArray
-
 from .checks import integer
 from .data import prepare_rows
 from .loop import TrainingData, make_watch
 from .options import check_options
+from .place import Array
 from .results import History
 from .session import Session
 
-Array = NDArray[Any]
 Callback = Callable[[int, History], object]
 
 
@@ -65,9 +63,9 @@ class FitRun:
             with session.stored():
                 for epoch in range(self.epochs):
                     start = time.perf_counter()
-                    self.data.train_epoch(history, on_progress)
+                    self.data.train_epoch(history, on_progress, epoch + 1 < self.epochs)
                     self.data.validate(history, on_validation)
-                    history.steps = session.steps
+                    history.steps, history.path = session.steps, session.path
                     if self._callback is not None or (watch and watch.rule.restore_best):
                         session.store()
                     history.seconds += time.perf_counter() - start
@@ -79,7 +77,7 @@ class FitRun:
                         history.stopped_early = True
                         break
         finally:
-            history.steps = session.steps
+            history.steps, history.path = session.steps, session.path
         if watch and watch.rule.restore_best and watch.best is not None:
             for array, best in zip(session.parameters.trained(), watch.best, strict=True):
                 if array is not None:
@@ -87,4 +85,5 @@ class FitRun:
             session.parameters.mark_written()
 
     def _copies(self) -> list[Array | None]:
-        return [None if array is None else array.copy() for array in self.session.parameters.trained()]
+        parameters = self.session.parameters
+        return [None if array is None else parameters.place.copy(array) for array in parameters.trained()]

@@ -38,9 +38,10 @@ class TrainingData:
         if validation is not None and self.validation is None:
             self.validation = (_prepare_validation(session, validation), None)
 
-    def train_epoch(self, history: History, on_progress: Callable[[int], None] | None) -> None:
+    def train_epoch(self, history: History, on_progress: Callable[[int], None] | None, more: bool = False) -> None:
+        """``more``: whether, if nothing ends the run before, another epoch comes after this one."""
         if self._batches is None:
-            mean, last = self._session.run_epoch(self._rows, self._chosen, on_progress)
+            mean, last = self._session.run_epoch(self._rows, self._chosen, on_progress, more)
         else:
             mean, last = self._train_on_batches()
         history.loss.append(mean)
@@ -121,6 +122,6 @@ def make_watch(early_stopping: EarlyStopping | None, data: TrainingData) -> Stop
         raise ValueError(
             f"early_stopping monitors {early_stopping.monitor}, which needs validation; got validation=None"
         )
-    if early_stopping.monitor == "val_accuracy" and data.validation is not None and data.validation[0].y.ndim != 1:
+    if early_stopping.monitor == "val_accuracy" and data.validation is not None and not data.validation[0].have_classes:
         raise ValueError("early_stopping monitors val_accuracy, which needs classes; y holds values")
     return StoppingWatch(early_stopping)

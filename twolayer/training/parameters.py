@@ -1,4 +1,4 @@
-"""The parameters of a net as NumPy arrays over its own memory, whatever kind of net it is."""
+"""The parameters of a net as arrays over its own memory, whatever kind of net it is and wherever it is."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
+import numpy as np
 
-from .checks import check_shapes
+from .checks import check_numpy, check_shapes
+from .host import HOST
 from .options import PARAMETER_NAMES
+from .place import Array, Place, name_of_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = NDArray[Any]
 Arrays = tuple[Array | None, Array | None, Array | None, Array | None]  # w1, b1, w2, b2
 
 TRAINED_DTYPES = ("float32", "float64")
@@ -24,20 +25,21 @@ TRAINED_DTYPES = ("float32", "float64")
 class NetParameters:
     """A net's weights by name, in ``nn.Linear``'s shapes: w1 (hidden, in), b1 (hidden,), w2 (out, hidden), b2 (out,).
 
-    ``arrays`` share the parameters' memory. Those in ``frozen`` are not to be changed.
+    ``arrays`` are of ``place`` and share the parameters' memory. Those in ``frozen`` are not to be changed.
     """
 
-    def __init__(self, arrays: Mapping[str, Array], activation: str, frozen: frozenset[str]) -> None:
+    def __init__(self, place: Place, arrays: Mapping[str, Array], activation: str, frozen: frozenset[str]) -> None:
         check_shapes(arrays)
+        self.place = place
         self._arrays = arrays
         self.activation = activation
         self.frozen = frozen
-        self.dtype = arrays["w1"].dtype
+        self.dtype = np.dtype(name_of_dtype(arrays["w1"]))
         self.hidden_features, self.in_features = arrays["w1"].shape
         self.out_features = arrays["w2"].shape[0]
         sizes = f"{self.in_features} → {self.hidden_features} → {self.out_features}"
         names = " ".join(f"{name} (frozen)" if name in frozen else name for name in arrays)
-        self.form = f"{sizes}, {activation}, {self.dtype}, {names}"  # all but the numbers
+        self.form = f"{sizes}, {activation}, {self.dtype}, {names}{place.note}"  # all but the numbers
         self._check()
 
     def has(self, name: str) -> bool:
@@ -62,17 +64,15 @@ class NetParameters:
         """Tell whoever keeps track that the trained parameters were changed in place."""
 
     def _check(self) -> None:
-        kinds = {name: array.dtype.name for name, array in self._arrays.items()}
+        kinds = {name: name_of_dtype(array) for name, array in self._arrays.items()}
         if kinds["w1"] not in TRAINED_DTYPES or len(set(kinds.values())) > 1:
             raise ValueError(f"net's parameters must all be float32 or all float64; got {kinds}")
         if 0 in (self.in_features, self.hidden_features, self.out_features):
             raise ValueError(f"net must have at least one feature of each kind to be trained; it is {self.form}")
         for name, array in self._arrays.items():
-            if not array.flags.c_contiguous:
-                raise ValueError(f"net's {name} must be contiguous; its strides are {array.strides} bytes")
-            if name not in self.frozen and not array.flags.writeable:
-                raise ValueError(f"net's {name} must be writable; it is read-only")
-        extents = sorted((array.ctypes.data, array.nbytes, name) for name, array in self._arrays.items())
+            if problem := self.place.problem_of(array, name not in self.frozen):
+                raise ValueError(f"net's {name} {problem}")
+        extents = sorted((*self.place.extent(array), name) for name, array in self._arrays.items())
         for (start, size, name), (next_start, _, next_name) in pairwise(extents):
             if start + size > next_start:
                 raise ValueError(f"net's {name} and {next_name} must not share memory to be trained by fit")
@@ -88,14 +88,15 @@ class TorchParameters(NetParameters):
         self._tensors: dict[str, Tensor] = {
             name: tensor for name, tensor in zip(PARAMETER_NAMES, (w1, b1, w2, b2), strict=True) if tensor is not None
         }
+        place = _place_of(w1)
         for name, tensor in self._tensors.items():
-            if tensor.device.type != "cpu":
-                raise ValueError(f"net's {name} must be on the cpu to be trained by fit; it is on {tensor.device}")
+            if tensor.device != w1.device:
+                raise ValueError(f"net's {name} must be on {w1.device}, as its w1 is; it is on {tensor.device}")
             if str(tensor.dtype).removeprefix("torch.") not in TRAINED_DTYPES:
                 raise ValueError(f"net's {name} must be float32 or float64 to be trained by fit; it is {tensor.dtype}")
         frozen = frozenset(name for name, tensor in self._tensors.items() if not tensor.requires_grad)
-        arrays = {name: tensor.detach().numpy() for name, tensor in self._tensors.items()}
-        super().__init__(arrays, activation, frozen)
+        arrays = {name: place.of_parameter(tensor) for name, tensor in self._tensors.items()}
+        super().__init__(place, arrays, activation, frozen)
         self._seen = self._identity(w1, b1, w2, b2, activation)
 
     def is_of(self, net: Any) -> bool:
@@ -114,12 +115,27 @@ class TorchParameters(NetParameters):
         torch.autograd.graph.increment_version([t for name, t in self._tensors.items() if name not in self.frozen])
 
 
+def _place_of(w1: Tensor) -> Place:
+    """Return where a net with that parameter is trained."""
+    from .. import _cuda_ops
+
+    if w1.device.type == _cuda_ops._device_type:
+        from .cuda import Cuda
+
+        return Cuda(w1.device)
+    if w1.device.type != "cpu":
+        raise ValueError(f"net's w1 must be on the cpu or on cuda to be trained by fit; it is on {w1.device}")
+    return HOST
+
+
 def parameters_of_net(net: Any) -> NetParameters:
     """Return the parameters of a torch net or a :class:`twolayer.NumpyNet`; ``TypeError`` for anything else."""
     from ..numpy_net import NumpyNet
 
     if isinstance(net, NumpyNet):
-        return NetParameters(net.parameters(), net.activation, frozenset())
+        arrays = net.parameters()
+        check_numpy(arrays)
+        return NetParameters(HOST, arrays, net.activation, frozenset())
     if "torch" in sys.modules:
         return TorchParameters(net)
     raise TypeError(f"net must be a TwoLayerNet, an nn.Sequential or a NumpyNet; got {type(net).__name__}")

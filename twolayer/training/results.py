@@ -12,7 +12,9 @@ class History:
     ``loss`` is the mean over the epoch of each batch's loss before its update, batches weighted by their rows;
     ``last_batch_loss`` that of the last batch. ``val_loss`` and ``val_accuracy`` are there with ``validation``.
     ``seconds`` is the time spent training and validating, ``steps`` the number of updates. ``best_epoch`` (from 0) is
-    there with early stopping.
+    there with early stopping. ``path`` is what trained: "cpu" (the native engine), "numpy" (the reference, where that
+    is not loaded), on a GPU "cuda cluster" (whole epochs in one launch that holds the net in shared memory) or "cuda
+    graph" (several launches a step, captured in a graph, where that cannot be); "" before the first step.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -23,6 +25,7 @@ class History:
     steps: int = 0
     stopped_early: bool = False
     best_epoch: int | None = None
+    path: str = ""
 
 
 class TrainingInterrupted(KeyboardInterrupt):

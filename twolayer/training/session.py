@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..registry import ACTIVATIONS
 from .data import Rows, prepare_rows
 from .options import PARAMETER_NAMES, TrainOptions
 from .parameters import Arrays, parameters_of_net
+from .place import check_numbers, is_tensor
 from .results import NonFiniteLossError
 
 Array = NDArray[Any]
@@ -47,16 +49,23 @@ class Session:
         self.epoch_step = 0
         self._class_weight = class_weight
         self._check_precision()
-        self._engine: Any = self._make_engine()
+        self._place = self.parameters.place
+        self._engine: Any = self._place.make_engine(self._config(), self.parameters.dtype)
+        self._orders = self._place.make_orders()
         self._ahead = False  # whether the engine has taken steps that the net's parameters do not hold yet
 
     @property
     def steps(self) -> int:
         return int(self._engine.steps)
 
-    def _make_engine(self) -> Any:
+    @property
+    def path(self) -> str:
+        """The way that the last step took, in ``History``'s words; "" before the first."""
+        return self._place.path(self._engine) if self.steps else ""
+
+    def _config(self) -> dict[str, Any]:
         options, net = self.options, self.parameters
-        config = {
+        return {
             "in_features": net.in_features,
             "hidden_features": net.hidden_features,
             "out_features": net.out_features,
@@ -80,12 +89,6 @@ class Session:
             "skip_zeros": options.skip_zeros,
             "threads": options.threads,
         }
-        core = _native.get_core()
-        if core is None:
-            from ..reference.engine import ReferenceEngine
-
-            return ReferenceEngine(config)
-        return (core.EngineFloat32 if net.dtype == np.float32 else core.EngineFloat64)(config)
 
     def _check_precision(self) -> None:
         precision, dtype = self.options.precision, self.parameters.dtype.name
@@ -104,6 +107,7 @@ class Session:
         return self._prepare_rows(
             x,
             y,
+            place=self._place,
             in_features=self.parameters.in_features,
             out_features=self.parameters.out_features,
             loss=self.options.loss,
@@ -132,6 +136,7 @@ class Session:
         try:
             yield
         finally:
+            self._orders.drop()
             self.store()
 
     def run(
@@ -180,15 +185,17 @@ class Session:
         return float(self.run(rows, None, rows.count, 0, lr, None, step)[0])
 
     def run_epoch(
-        self, rows: Rows, chosen: Array | None, on_progress: Callable[[int], None] | None
+        self, rows: Rows, chosen: Array | None, on_progress: Callable[[int], None] | None, more: bool = False
     ) -> tuple[float, float]:
-        """Train on what is left of the epoch; return the mean loss and the last batch's. ``chosen`` rows, or all."""
+        """Train on what is left of the epoch; return the mean loss and the last batch's. ``chosen`` rows, or all.
+
+        With ``more``, the next call is for the epoch after this one, with the same rows, before ``stored`` is left.
+        """
         count = rows.count if chosen is None else len(chosen)
         sizes = self.batch_sizes(count)
         order = chosen
         if self.options.shuffle:
-            order = permutation(count, self.options.seed, self.epochs)
-            order = order if chosen is None else chosen[order]
+            order = self._orders.take(partial(self._order, count, chosen), self.epochs, more)
         first = self.epoch_step
         if first >= len(sizes):
             raise ValueError(f"x must have more than the {first} batches that were taken of it; it has {len(sizes)}")
@@ -203,6 +210,10 @@ class Session:
         self.epochs, self.epoch_step = self.epochs + 1, 0
         weights = sizes[first:]
         return float(losses @ weights / weights.sum()), float(losses[-1])
+
+    def _order(self, count: int, chosen: Array | None, epoch: int) -> Array:
+        order = permutation(count, self.options.seed, epoch)
+        return order if chosen is None else chosen[order]
 
     def batch_sizes(self, count: int) -> Array:
         batch_size = self.options.batch_size
@@ -222,8 +233,8 @@ class Session:
         self, rows: Rows, chosen: Array | None, on_progress: Callable[[int], None] | None = None
     ) -> dict[str, float]:
         options = self.options
-        if rows.y.ndim == 1:
-            chosen = self._not_ignored(rows.y, chosen)
+        if rows.have_classes and rows.counted is not None:
+            chosen = np.flatnonzero(rows.counted) if chosen is None else chosen[rows.counted[chosen]]
         count = rows.count if chosen is None else len(chosen)
         if count == 0:
             return {"loss": float("nan"), "accuracy": float("nan")}
@@ -239,23 +250,16 @@ class Session:
             on_progress,
         )
         result = {"loss": total / divisor if divisor else float("nan")}
-        if rows.y.ndim == 1:
+        if rows.have_classes:
             result["accuracy"] = hits / count
         return result
-
-    def _not_ignored(self, classes: Array, chosen: Array | None) -> Array | None:
-        """Return the chosen rows without those of class ``ignore_index``, which count neither as hit nor as miss."""
-        kept = (classes if chosen is None else classes[chosen]) != self.options.ignore_index
-        if kept.all():
-            return chosen
-        return np.flatnonzero(kept) if chosen is None else chosen[kept]
 
     def _kept_states(self) -> list[tuple[int, str]]:
         names = self.options.optimizer.states
         return [(index, name) for index, name in enumerate(names) if self._engine.keeps_state(index)]
 
     def _empty_state(self) -> Arrays:
-        w1, b1, w2, b2 = (None if array is None else np.empty_like(array) for array in self.parameters.trained())
+        w1, b1, w2, b2 = (None if a is None else self._place.empty_like(a) for a in self.parameters.trained())
         return w1, b1, w2, b2
 
     def state(self) -> dict[str, dict[str, Array]]:
@@ -283,13 +287,14 @@ class Session:
             raise TypeError(f"state's {name} must be a dictionary of arrays by parameter; got {type(values).__name__}")
         checked: list[Array | None] = []
         for parameter, like in zip(PARAMETER_NAMES, self.parameters.trained(), strict=True):
-            wanted = None if like is None else like.shape
-            array = np.asarray(values[parameter]) if parameter in values else None
-            given = None if array is None else array.shape
+            wanted = None if like is None else tuple(like.shape)
+            array = values.get(parameter)
+            array = array if array is None or is_tensor(array) else np.asarray(array)
+            given = None if array is None else tuple(array.shape)
             if given != wanted:
                 raise ValueError(f"state's {name} of {parameter} must have shape {wanted}; got {given}")
-            if array is not None and array.dtype.kind not in "fiu":
-                raise TypeError(f"state's {name} of {parameter} must hold real numbers; got {array.dtype}")
-            checked.append(None if like is None else np.ascontiguousarray(array, dtype=like.dtype))
+            if array is not None:
+                check_numbers(f"state's {name} of {parameter}", array, "fiu")
+            checked.append(None if array is None else self._place.brought(array, self.parameters.dtype))
         w1, b1, w2, b2 = checked
         return w1, b1, w2, b2

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..nn import parameters_of
 from .options import PARAMETER_NAMES, TrainOptions
-
-Array = NDArray[Any]
 
 CLASSES: dict[str, Any] = {
     "sgd": torch.optim.SGD,
@@ -32,7 +29,7 @@ def make_optimizer(net: Any, options: TrainOptions, state_dict: dict[str, Any]) 
     optimizer = CLASSES[options.optimizer.name](parameters.values(), lr=options.lr, **rule)
     if state_dict["steps"] > 0:
         for name, parameter in parameters.items():
-            state = {key: torch.from_numpy(arrays[name].copy()) for key, arrays in state_dict["state"].items()}
+            state = {key: torch.as_tensor(arrays[name]) for key, arrays in state_dict["state"].items()}
             if options.optimizer.name != "sgd":
                 state["step"] = torch.tensor(float(state_dict["steps"]))
             optimizer.state[parameter] = state
@@ -41,7 +38,7 @@ def make_optimizer(net: Any, options: TrainOptions, state_dict: dict[str, Any]) 
 
 def read_state(
     net: Any, optimizer: torch.optim.Optimizer, options: TrainOptions
-) -> tuple[int, dict[str, dict[str, Array]]]:
+) -> tuple[int, dict[str, dict[str, Tensor]]]:
     """Return (steps taken, state by name and parameter) of a torch.optim object built on the net's parameters.
 
     SGD does not count its steps: they are 0 while it holds no momentum, else 1 ("not the first").
@@ -52,7 +49,7 @@ def read_state(
     names = _kept(options)
     owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     steps = 0
-    state: dict[str, dict[str, Array]] = {name: {} for name in names}
+    state: dict[str, dict[str, Tensor]] = {name: {} for name in names}
     for parameter_name, parameter in _trained(net).items():
         if id(parameter) not in owned:
             raise ValueError(f"optimizer must be built on the net's parameters; it does not hold {parameter_name}")
@@ -63,7 +60,7 @@ def read_state(
                     f"optimizer must hold {name} of {parameter_name}, as the trainer's options say; it holds "
                     f"{', '.join(sorted(held))}"
                 )
-            state[name][parameter_name] = held.get(name, torch.zeros_like(parameter)).detach().numpy()
+            state[name][parameter_name] = held.get(name, torch.zeros_like(parameter))
         if held:
             steps = max(steps, int(held.get("step", 1)))
     return steps, state

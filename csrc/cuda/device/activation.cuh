@@ -4,7 +4,6 @@
 
 namespace twolayer::cuda {
 
-#define TWOLAYER_HD __device__ __forceinline__
 #include "math/activations.h"
 
 // Calls f(Activation{}) with the struct of that id.

@@ -1,4 +1,4 @@
-// What csrc/math/activations.h stands on, for one float or double. CUDA's own functions, which the compiler must not
+// What csrc/math stands on, for one float or double. CUDA's own functions, which the compiler must not
 // replace by fast ones; NaN comes out of all of them as NaN.
 #pragma once
 #include <cuda_runtime.h>
@@ -6,6 +6,7 @@
 namespace twolayer::cuda {
 
 #define TWOLAYER_SCALAR __device__ __forceinline__
+#define TWOLAYER_HD __device__ __forceinline__  // what csrc/math declares its functions as
 
 template <class V>
 TWOLAYER_SCALAR V constant(double value) {
@@ -31,6 +32,8 @@ TWOLAYER_SCALAR float abs(float x) { return ::fabsf(x); }
 TWOLAYER_SCALAR double abs(double x) { return ::fabs(x); }
 TWOLAYER_SCALAR float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 TWOLAYER_SCALAR double fma(double a, double b, double c) { return ::fma(a, b, c); }
+TWOLAYER_SCALAR float sqrt(float x) { return ::sqrtf(x); }
+TWOLAYER_SCALAR double sqrt(double x) { return ::sqrt(x); }
 TWOLAYER_SCALAR float exp(float x) { return ::expf(x); }
 TWOLAYER_SCALAR double exp(double x) { return ::exp(x); }
 TWOLAYER_SCALAR float log1p(float x) { return ::log1pf(x); }

@@ -20,8 +20,6 @@
 #define blockDim (::emulation::current().block_size)
 #define gridDim (::emulation::current().grid_size)
 
-using cudaStream_t = void*;
-
 inline void __syncthreads() { emulation::block_barrier(); }
 inline void __syncwarp() { emulation::warp_barrier(); }
 
@@ -54,41 +52,4 @@ inline double normcdf(double x) { return std::erfc(-x * 0.70710678118654752440) 
 inline float normcdff(float x) { return static_cast<float>(normcdf(static_cast<double>(x))); }
 using std::isinf;
 
-// ---- The runtime of one device
-
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
-enum cudaDeviceAttr {
-  cudaDevAttrMultiProcessorCount,
-  cudaDevAttrMaxSharedMemoryPerBlockOptin,
-  cudaDevAttrComputeCapabilityMajor,
-  cudaDevAttrComputeCapabilityMinor
-};
-
-namespace emulation {
-inline cudaError_t error = cudaSuccess;
-}
-
-inline cudaError_t cudaGetLastError() { return std::exchange(emulation::error, cudaSuccess); }
-inline const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
-}
-inline const char* cudaGetErrorString(cudaError_t error) {
-  return error == cudaSuccess ? "no error" : "invalid configuration argument";
-}
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-struct cudaFuncAttributes {
-  int ptxVersion;
-};
-inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)()) {
-  return attributes->ptxVersion = emulation::settings.capability, cudaSuccess;
-}
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  const emulation::Settings& device = emulation::settings;
-  const int values[] = {device.multiprocessors, device.shared_bytes, device.capability / 10, device.capability % 10};
-  *value = values[attribute];
-  return cudaSuccess;
-}
+#include "runtime.h"

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <vector>
 
@@ -326,6 +327,8 @@ bool run(const Grid& grid, const std::function<void()>& thread_body) {
   if (grid.threads < 1 || grid.threads > kMostThreads || grid.blocks < 1 || grid.cluster < 1) return false;
   if (grid.shared_bytes > static_cast<size_t>(settings.shared_bytes) || grid.shared_bytes > kMostShared) return false;
   if (grid.cluster > (settings.capability >= 90 ? kMostInCluster : 1) || grid.blocks % grid.cluster) return false;
+  static std::mutex device;
+  const std::lock_guard<std::mutex> alone(device);
   body = &thread_body;
   std::mt19937_64 random(settings.seed);
   const size_t clusters = grid.blocks / grid.cluster, last = static_cast<size_t>(settings.last_clusters);

@@ -41,14 +41,15 @@ struct Grid {
   size_t shared_bytes;
   int cluster;
 };
-// Runs the body in every thread. False: a device would refuse the launch.
+// Runs the body in every thread. False: a device would refuse the launch. Threads of the process take turns.
 bool run(const Grid& grid, const std::function<void()>& body);
 
 struct Settings {
   uint64_t seed = 0;
   int multiprocessors = 132, shared_bytes = 227 << 10, capability = 90;
-  int64_t last_clusters = 0;  // so many of a launch run, where it has more; 0: all
-  int skipped_barrier = -1;   // that __syncthreads, counted from 0 in each thread of the launch, does nothing
+  int64_t last_clusters = 0;        // so many of a launch run, where it has more; 0: all
+  int skipped_barrier = -1;         // that __syncthreads, counted from 0 in each thread of the launch, does nothing
+  size_t memory = size_t{1} << 40;  // that an allocation can have, in bytes
 };
 extern Settings settings;
 

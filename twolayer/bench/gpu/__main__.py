@@ -14,8 +14,9 @@ from ...reporting.tables import markdown_table
 from ..document import as_json
 from ..report import verdicts_table
 from . import report
-from .cases import CASES, Plan, run
+from .cases import CASES, run
 from .clock import Clock
+from .plan import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

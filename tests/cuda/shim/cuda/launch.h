@@ -10,12 +10,13 @@ namespace twolayer::cuda {
 
 template <class Params>
 void start(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes, int cluster,
-           const Launch&) {
+           const Launch& launch) {
   if (blocks == 0) return;
   const emulation::Grid grid{static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
                              static_cast<size_t>(shared_bytes), cluster};
   const bool fits = blocks < int64_t{1} << 31;
-  if (!fits || !emulation::run(grid, [&] { kernel(params); })) emulation::error = cudaErrorInvalidConfiguration;
+  emulation::launch(static_cast<cudaStream_t>(launch.stream),
+                    [=] { return fits && emulation::run(grid, [&] { kernel(params); }); });
 }
 
 }  // namespace twolayer::cuda
