@@ -1,5 +1,6 @@
-// Engines with the interface of engine.cpp's and two differences: the dict has "device" too, the index of the device
-// where parameters, states and rows must be (order, lr and losses are NumPy arrays); and classes in y are in range or
+// Engines with the interface of engine.cpp's and two differences. The dict has "device" too, the index of the device
+// where parameters, states and rows must be (order, lr and losses are NumPy arrays), and may have "path": "auto", or
+// "graph" for runs in several launches a step even where one cluster could do it all. Classes in y are in range or
 // ignore_index, which the caller has checked.
 #include "bindings/cuda_engine.h"
 
@@ -62,7 +63,7 @@ class CudaBackend {
   static constexpr int32_t kDeviceType = kCudaDevice;
 
   CudaBackend(const EngineConfig& config, const py::dict& dict)
-      : device_(dict["device"].cast<int>()), engine_(config, device_) {}
+      : device_(dict["device"].cast<int>()), engine_(config, device_, may_cluster(dict)) {}
 
   void check_place(const TensorView& view) const {
     if (kDeviceType != dlpack::kCpu && view.device_index() != device_)
@@ -87,6 +88,12 @@ class CudaBackend {
   const std::string& path() const { return engine_.path(); }
 
  private:
+  static bool may_cluster(const py::dict& dict) {
+    const std::string path = dict.contains("path") ? dict["path"].cast<std::string>() : "auto";
+    if (path != "auto" && path != "graph") throw py::value_error("path must be 'auto' or 'graph'; got '" + path + "'");
+    return path == "auto";
+  }
+
   int device_;
   cuda::Engine<T> engine_;
   void* after_ = nullptr;  // torch's current stream

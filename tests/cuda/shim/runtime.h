@@ -34,6 +34,7 @@ struct Stream {
 };
 struct Event {
   std::chrono::steady_clock::time_point time;
+  bool asked = true;  // since it was recorded: the first answer is that it is not ready
 };
 
 // Runs the launch, or keeps it for a graph. A null stream is the current device's own.
@@ -165,9 +166,12 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cu
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream && stream->device != emulation::device) return emulation::error = cudaErrorInvalidResourceHandle;
   event->time = std::chrono::steady_clock::now();
+  event->asked = false;
   return emulation::at_once(stream);
 }
-inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return std::exchange(event->asked, true) ? cudaSuccess : emulation::error = cudaErrorNotReady;
+}
 inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
   return cudaSuccess;
