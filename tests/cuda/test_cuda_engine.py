@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import threading
@@ -32,7 +33,7 @@ PATHS = ["auto", "graph"]
 every_path = pytest.mark.parametrize("path", PATHS)
 
 SMALL = Training("cross_entropy", "tanh", torch.float32, momentum=0.9)
-LONG = replace(SMALL, rows=21 * 8 + 3, activation="gelu")  # a whole graph of steps, and some more
+LONG = replace(SMALL, rows=40 * 8 + 3, activation="gelu")  # some graphs of steps, and some more
 
 
 @pytest.fixture
@@ -370,6 +371,18 @@ def test_no_steps_change_nothing(loaded):
     run_steps(fresh, *data_of(SMALL)[:2], np.empty(0), 8, lr=0.1)
     assert fresh.steps == 0
     assert_same_bits(*(Trained(np.empty(0), p) for p in (stored(fresh, SMALL), data_of(SMALL).parameters)))
+
+
+def test_most_steps_of_a_long_run_are_launched_as_graphs(emulated_cuda):
+    library = ctypes.CDLL(emulated_cuda.__spec__.origin)
+    config = engine_config(LONG, path="graph", clip_norm=1.0, l2=0.1)
+    fresh = DeviceEngine(emulated_cuda, "cpu", "float32", config)
+    fresh.load(tuple(data_of(LONG).parameters.values()))
+    emulation.take_counts(library)
+    run_in_pieces(fresh, LONG, ())
+    counts = emulation.take_counts(library)
+    assert counts.graphs >= 2  # of eight steps each
+    assert counts.launches == 1 + LONG.batches * 9
 
 
 def test_the_path_taken_is_told(loaded):
