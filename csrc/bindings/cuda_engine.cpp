@@ -72,11 +72,19 @@ class CudaBackend {
   }
   void enter() { after_ = current_stream(device_); }
 
-  void load(const LinearLayout<const T>& parameters) { engine_.load(parameters, after_); }
-  void store(const LinearLayout<T>& parameters) const { engine_.store(parameters, after_); }
+  void load(const LinearLayout<const T>& parameters) {
+    without_gil([&] { engine_.load(parameters, after_); });
+  }
+  void store(const LinearLayout<T>& parameters) {
+    without_gil([&] { engine_.store(parameters, after_); });
+  }
   bool keeps_state(int state) const { return engine_.keeps_state(state); }
-  void load_state(int state, const LinearLayout<const T>& values) { engine_.load_state(state, values, after_); }
-  void store_state(int state, const LinearLayout<T>& values) const { engine_.store_state(state, values, after_); }
+  void load_state(int state, const LinearLayout<const T>& values) {
+    without_gil([&] { engine_.load_state(state, values, after_); });
+  }
+  void store_state(int state, const LinearLayout<T>& values) {
+    without_gil([&] { engine_.store_state(state, values, after_); });
+  }
   int64_t steps() const { return engine_.steps(); }
   void set_steps(int64_t steps) { engine_.set_steps(steps); }
   RunResult run(const Rows& rows, const Stretch& stretch, Poll poll) {
@@ -88,6 +96,14 @@ class CudaBackend {
   const std::string& path() const { return engine_.path(); }
 
  private:
+  // A call that waits for the device.
+  template <class F>
+  void without_gil(F&& f) {
+    enter();
+    py::gil_scoped_release unlocked;
+    f();
+  }
+
   static bool may_cluster(const py::dict& dict) {
     const std::string path = dict.contains("path") ? dict["path"].cast<std::string>() : "auto";
     if (path != "auto" && path != "graph") throw py::value_error("path must be 'auto' or 'graph'; got '" + path + "'");
