@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from cases import Trained, Training, name_of, training_data
+from native_runs import engine_config, run_steps, stored
 from numpy.typing import NDArray
+
+from twolayer.reference.numpy import permutation
 
 Array = NDArray[Any]
 Arrays = tuple[Array | None, ...]
@@ -93,3 +100,37 @@ def emulated_device(
         yield
     finally:
         settle(1 << 40, ctypes.c_uint64(0), 132, 227 << 10, 90)
+
+
+# Trainings of the table, on ``make(dtype, config)``: the fixture ``cuda_engine``.
+
+SMALL = Training("cross_entropy", "tanh", torch.float32, momentum=0.9)
+LONG = replace(SMALL, rows=40 * 8 + 3, activation="gelu")  # some graphs of steps, and some more
+every_path = pytest.mark.parametrize("path", ["auto", "graph"])
+
+
+def new(make: Callable[..., DeviceEngine], training: Training, **changes: Any) -> DeviceEngine:
+    """An engine for the training, which has not been loaded."""
+    return make(name_of(training.dtype), engine_config(training, **changes))
+
+
+def loaded(make: Callable[..., DeviceEngine], training: Training, **changes: Any) -> DeviceEngine:
+    fresh = new(make, training, **changes)
+    fresh.load(tuple(training_data(training).parameters.values()))
+    return fresh
+
+
+def run_in_pieces(fresh: DeviceEngine, training: Training, cuts: Sequence[int]) -> Trained:
+    """One epoch, a call of ``run`` for each piece between the cuts."""
+    x, y, _ = training_data(training)
+    order, losses = permutation(training.rows, 0, 0), np.full(training.batches, np.nan)
+    for first, stop in itertools.pairwise((0, *cuts, training.batches)):
+        run_steps(fresh, x, y, losses[first:stop], training.shape.batch, lr=training.lr, order=order, first_step=first)
+    return Trained(losses, stored(fresh, training))
+
+
+def assert_same_bits(trained: Trained, other: Trained) -> None:
+    np.testing.assert_array_equal(trained.step_loss, other.step_loss)
+    assert trained.parameters.keys() == other.parameters.keys()
+    for name, parameter in trained.parameters.items():
+        np.testing.assert_array_equal(parameter, other.parameters[name], err_msg=name)
