@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +84,29 @@ def emulated(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def device(request: pytest.FixtureRequest) -> str:
     """The device of a test's tensors: ``gpu``, then ``emulated``."""
     return request.getfixturevalue("gpu" if request.param == "cuda" else "emulated")
+
+
+@pytest.fixture
+def emulated_cuda() -> Any:
+    """The module ``_cuda`` with kernels that run as C++, for tensors on the CPU."""
+    pytest.importorskip("pybind11", reason="building needs pybind11")
+    pytest.importorskip("ninja", reason="building needs ninja")
+    import emulated_module
+    import emulation
+
+    if emulation.compiler() is None:
+        pytest.skip("the emulation is written for g++")
+    return emulated_module.load()
+
+
+@pytest.fixture(params=["cuda", "emulated"])
+def cuda_engine(request: pytest.FixtureRequest) -> Any:
+    """``cuda_engine(dtype, config)``: a ``DeviceEngine`` on the GPU, then on the emulated device."""
+    from device_engine import DeviceEngine
+
+    from twolayer import _native
+
+    if request.param == "emulated":
+        return functools.partial(DeviceEngine, request.getfixturevalue("emulated_cuda"), "cpu")
+    device = request.getfixturevalue("gpu")
+    return functools.partial(DeviceEngine, _native.get_cuda(), device)

@@ -170,10 +170,10 @@ def stored(engine: Any, training: Training) -> dict[str, Array]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def train(training: Training, **changes: Any) -> Trained:
-    """Run the training on an engine of its own, a call of ``run`` for each epoch."""
+def train(training: Training, engine: Any = None, **changes: Any) -> Trained:
+    """Run the training on a new engine, by default one of its own, a call of ``run`` for each epoch."""
     x, y, parameters = training_data(training)
-    engine = make_engine(training, **changes)
+    engine = make_engine(training, **changes) if engine is None else engine
     engine.load(tuple(parameters.values()))
     losses = np.full((training.epochs, training.batches), np.nan)
     for epoch in range(training.epochs):

@@ -1,5 +1,6 @@
-// Engines with the interface of engine.cpp's and two differences: the dict has "device" too, the index of the device
-// where parameters, states and rows must be (order, lr and losses are NumPy arrays); and classes in y are in range or
+// Engines with the interface of engine.cpp's and two differences. The dict has "device" too, the index of the device
+// where parameters, states and rows must be (order, lr and losses are NumPy arrays), and may have "path": "auto", or
+// "graph" for runs in several launches a step even where one cluster could do it all. Classes in y are in range or
 // ignore_index, which the caller has checked.
 #include "bindings/cuda_engine.h"
 
@@ -62,7 +63,7 @@ class CudaBackend {
   static constexpr int32_t kDeviceType = kCudaDevice;
 
   CudaBackend(const EngineConfig& config, const py::dict& dict)
-      : device_(dict["device"].cast<int>()), engine_(config, device_) {}
+      : device_(dict["device"].cast<int>()), engine_(config, device_, may_cluster(dict)) {}
 
   void check_place(const TensorView& view) const {
     if (kDeviceType != dlpack::kCpu && view.device_index() != device_)
@@ -71,11 +72,19 @@ class CudaBackend {
   }
   void enter() { after_ = current_stream(device_); }
 
-  void load(const LinearLayout<const T>& parameters) { engine_.load(parameters, after_); }
-  void store(const LinearLayout<T>& parameters) const { engine_.store(parameters, after_); }
+  void load(const LinearLayout<const T>& parameters) {
+    without_gil([&] { engine_.load(parameters, after_); });
+  }
+  void store(const LinearLayout<T>& parameters) {
+    without_gil([&] { engine_.store(parameters, after_); });
+  }
   bool keeps_state(int state) const { return engine_.keeps_state(state); }
-  void load_state(int state, const LinearLayout<const T>& values) { engine_.load_state(state, values, after_); }
-  void store_state(int state, const LinearLayout<T>& values) const { engine_.store_state(state, values, after_); }
+  void load_state(int state, const LinearLayout<const T>& values) {
+    without_gil([&] { engine_.load_state(state, values, after_); });
+  }
+  void store_state(int state, const LinearLayout<T>& values) {
+    without_gil([&] { engine_.store_state(state, values, after_); });
+  }
   int64_t steps() const { return engine_.steps(); }
   void set_steps(int64_t steps) { engine_.set_steps(steps); }
   RunResult run(const Rows& rows, const Stretch& stretch, Poll poll) {
@@ -87,6 +96,20 @@ class CudaBackend {
   const std::string& path() const { return engine_.path(); }
 
  private:
+  // A call that waits for the device.
+  template <class F>
+  void without_gil(F&& f) {
+    enter();
+    py::gil_scoped_release unlocked;
+    f();
+  }
+
+  static bool may_cluster(const py::dict& dict) {
+    const std::string path = dict.contains("path") ? dict["path"].cast<std::string>() : "auto";
+    if (path != "auto" && path != "graph") throw py::value_error("path must be 'auto' or 'graph'; got '" + path + "'");
+    return path == "auto";
+  }
+
   int device_;
   cuda::Engine<T> engine_;
   void* after_ = nullptr;  // torch's current stream

@@ -195,8 +195,8 @@ struct Targets {
 // An engine as Python sees it. Backend<T> is a device's:
 //   kDeviceType, check_place(view)   where parameters must be
 //   Rows(x, y, …), with count()      checked rows to train or evaluate on
-//   enter()                          called under the GIL before each of the calls below, which are made without it
-//   load, store, …, run, evaluate    the engine's
+//   load, store, …                   the engine's
+//   enter()                          called under the GIL before run and evaluate, which are called without it
 template <class T, template <class> class Backend>
 class PyEngine {
  public:
@@ -207,26 +207,22 @@ class PyEngine {
 
   void load(const py::tuple& parameters) {
     const Parameters<T> checked(parameters, config_, backend_);
-    const auto arrays = checked.read_all({});
-    without_gil([&] { backend_.load(arrays); });
+    backend_.load(checked.read_all({}));
   }
   void store(const py::tuple& parameters) {
     const Parameters<T> checked(parameters, config_, backend_);
-    const auto arrays = checked.write();
-    without_gil([&] { backend_.store(arrays); });
+    backend_.store(checked.write());
   }
   bool keeps_state(int state) const { return backend_.keeps_state(checked(state)); }
   void load_state(int state, const py::tuple& values) {
     kept(state);
     const Parameters<T> checked(of_trained(values), config_, backend_);
-    const auto arrays = checked.read_all(config_.frozen);
-    without_gil([&] { backend_.load_state(state, arrays); });
+    backend_.load_state(state, checked.read_all(config_.frozen));
   }
   void store_state(int state, const py::tuple& values) {
     kept(state);
     const Parameters<T> checked(of_trained(values), config_, backend_);
-    const auto arrays = checked.write();
-    without_gil([&] { backend_.store_state(state, arrays); });
+    backend_.store_state(state, checked.write());
   }
   int64_t steps() const { return backend_.steps(); }
   void set_steps(int64_t steps) { backend_.set_steps(steps); }

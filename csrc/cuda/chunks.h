@@ -106,6 +106,7 @@ class Chunks {
       const cudaError_t state = cudaEventQuery(event.get());
       if (state == cudaSuccess) return;
       if (state != cudaErrorNotReady) check(state, "train");
+      cudaGetLastError();  // or the next launch would seem to have failed
       poller.ask(steps_done);
       const auto pause = (Clock::now() - begin) / 64;  // so that the end is noticed soon
       if (pause < kShortest)

@@ -20,6 +20,7 @@ template <class T>
 struct Engine<T>::Impl {
   const EngineConfig config;
   const int device;
+  const bool may_cluster;
   Launch launch;
   Stream stream = make_stream();
   Event before = make_event();  // the caller's stream has done what it was given
@@ -60,7 +61,7 @@ struct Engine<T>::Impl {
   };
   Captured captured{};
 
-  Impl(const EngineConfig& c, int index) : config(c), device(index) {
+  Impl(const EngineConfig& c, int index, bool clusters) : config(c), device(index), may_cluster(clusters) {
     launch.stream = stream.get();
     launch.device = read_device(index);
     training.in = c.in, training.hidden = c.hidden, training.out = c.out;
@@ -160,7 +161,7 @@ struct Engine<T>::Impl {
     s.rules = rules.device(), s.losses = losses.device();
     s.stop_if_not_finite = stretch.stop_if_not_finite;
 
-    const bool in_cluster = cluster_blocks(s, launch.device) > 0;
+    const bool in_cluster = may_cluster && cluster_blocks(s, launch.device) > 0;
     path = in_cluster ? "cluster" : "graph";
     if (!in_cluster) {
       scratch.grow(steps_scratch(s, true, launch));
@@ -233,9 +234,9 @@ struct Engine<T>::Impl {
 };
 
 template <class T>
-Engine<T>::Engine(const EngineConfig& config, int device) {
+Engine<T>::Engine(const EngineConfig& config, int device, bool may_cluster) {
   const OnDevice current(device);
-  impl_ = std::make_unique<Impl>(config, device);
+  impl_ = std::make_unique<Impl>(config, device, may_cluster);
 }
 template <class T>
 Engine<T>::~Engine() = default;

@@ -20,7 +20,8 @@ bool loss_takes_classes(int loss);
 template <class T>
 class Engine {
  public:
-  Engine(const EngineConfig& config, int device);
+  // Without `may_cluster` runs never go through take_steps_in_cluster.
+  Engine(const EngineConfig& config, int device, bool may_cluster);
   ~Engine();
 
   void load(const LinearLayout<const T>& parameters, void* after);

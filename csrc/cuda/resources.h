@@ -29,7 +29,7 @@ class Owned {
     return *this;
   }
   ~Owned() {
-    if (handle_) kFree(handle_);
+    if (handle_ && kFree(handle_) != cudaSuccess) cudaGetLastError();
   }
   Handle get() const { return handle_; }
 

@@ -106,10 +106,10 @@ void set_emulation(uint64_t seed, int multiprocessors, int shared_bytes, int cap
 // The most that an allocation can have.
 void set_memory(int64_t bytes) { emulation::settings.memory = static_cast<size_t>(bytes); }
 
-// Launches, blocks, clusters, and the most barriers of a thread, since the last call.
+// Launches, blocks, clusters, the most barriers of a thread, and graphs, since the last call.
 void take_counts(int64_t* counts) {
   const emulation::Counts c = std::exchange(emulation::counts, {});
-  counts[0] = c.launches, counts[1] = c.blocks, counts[2] = c.clusters, counts[3] = c.barriers;
+  counts[0] = c.launches, counts[1] = c.blocks, counts[2] = c.clusters, counts[3] = c.barriers, counts[4] = c.graphs;
 }
 
 }  // extern "C"

@@ -24,13 +24,16 @@ FLAGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DTWOLAYER_EMULAT
 
 def build() -> Path:
     """Compile what changed; return the extension module."""
+    kernels = emulation.build().parent
+    with emulation.builds_alone(kernels / "module"):
+        return build_in(kernels / "module", kernels)
+
+
+def build_in(folder: Path, kernels: Path) -> Path:
     import pybind11
     from ninja import BIN_DIR
     from ninja.ninja_syntax import Writer, escape
 
-    kernels = emulation.build().parent
-    folder = kernels / "module"
-    folder.mkdir(exist_ok=True)
     module = folder / f"_cuda{sysconfig.get_config_var('EXT_SUFFIX')}"
     sanitizers = [f"-fsanitize={emulation.SANITIZERS}", "-fno-sanitize-recover=all"] if emulation.SANITIZERS else []
     includes = [f"-I{emulation.ROOT / 'csrc'}"]

@@ -38,13 +38,28 @@ def compiler() -> list[str] | None:
     return [found, *command[1:]] if found else None
 
 
+@contextmanager
+def builds_alone(folder: Path) -> Iterator[None]:
+    """Have other processes wait that would build there too; the folder is made."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file unlocks it
+
+
 def build() -> Path:
     """Compile what changed; return the library."""
+    folder = ROOT / "build" / "-".join(["emulated", *SANITIZERS.split(",")]).rstrip("-")
+    with builds_alone(folder):
+        return build_in(folder)
+
+
+def build_in(folder: Path) -> Path:
     from ninja import BIN_DIR
     from ninja.ninja_syntax import Writer, escape
 
-    folder = ROOT / "build" / "-".join(["emulated", *SANITIZERS.split(",")]).rstrip("-")
-    folder.mkdir(parents=True, exist_ok=True)
     sanitizers = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-g"] if SANITIZERS else []
     sources = [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), *sorted(HERE.glob("*.cpp")), HERE / "shim/emulation.cpp"]
     library = folder / "libemulated.so"
@@ -86,12 +101,13 @@ class Counts(NamedTuple):
     blocks: int
     clusters: int
     barriers: int  # __syncthreads, the most of any thread
+    graphs: int  # launched
 
 
-def take_counts() -> Counts:
-    """Return what was counted since the last call."""
-    counts = (ctypes.c_int64 * 4)()
-    library().take_counts(counts)
+def take_counts(library_: ctypes.CDLL | None = None) -> Counts:
+    """Return what was counted since the last call, in that library or this module's own."""
+    counts = (ctypes.c_int64 * len(Counts._fields))()
+    (library_ or library()).take_counts(counts)
     return Counts(*counts)
 
 

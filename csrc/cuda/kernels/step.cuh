@@ -18,9 +18,10 @@
 
 namespace twolayer::cuda {
 
-// The step under way, in device memory. The first two are set once a run, the others by gather.
+// The step under way, in device memory. The first three are set before a run, the others by gather.
 struct Now {
   int64_t first_step, steps_before;
+  bool over;             // the run ended before this step; gather then sets nothing else
   int64_t step;          // of the run
   int64_t first, batch;  // rows of the epoch: before the batch, and in it
   double weight;         // what the rows count for

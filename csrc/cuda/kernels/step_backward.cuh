@@ -21,7 +21,7 @@ template <class T, class F>
 __global__ void __launch_bounds__(kThreads, 2) hidden_grad_kernel(const __grid_constant__ StepTask<T, F> task) {
   using Product = HiddenGradProduct<F>;
   const Training<T>& p = task.steps.training;
-  if (task.steps.progress->ended) return;  // which may turn while this runs: nothing that it writes is then used
+  if (task.now->over) return;  // not progress->ended, which turns while this runs
   if (blockIdx.x == 0) return note_loss(task);
   const Now now = *task.now;
   const Tiling& t = task.hidden_grad_share.tiling;

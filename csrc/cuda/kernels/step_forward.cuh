@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(kThreads) begin_kernel(const __grid_constant__
   if (thread == 0) {
     task.step.now->first_step = task.first_step;
     task.step.now->steps_before = task.steps_before;
+    task.step.now->over = false;
   }
   if constexpr (!same<T, F>) {
     for (int64_t i = thread; i < t.hidden * t.in; i += threads)
@@ -83,7 +84,10 @@ constexpr int kGathered = 8;  // numbers that a lane reads at a time
 template <class T, class F>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const __grid_constant__ StepTask<T, F> task) {
   const Steps<T>& s = task.steps;
-  if (s.progress->ended) return;
+  if (s.progress->ended) {
+    if (blockIdx.x == 0 && threadIdx.x == 0) task.now->over = true;
+    return;
+  }
   const int64_t step = s.progress->steps;
   const int64_t first = (task.now->first_step + step) * s.batch_size;
   const int64_t batch = min(s.batch_size, s.rows - first);
@@ -240,7 +244,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(const __grid_constant__ 
   const int lane = threadIdx.x & (kLanes - 1), out = static_cast<int>(p.out);
   const int64_t i = int64_t{blockIdx.x} * (kThreads / kLanes) + threadIdx.x / kLanes;
   T* const z = task.z + i * task.grad_out.stride;
-  RowTarget<T> target{0, nullptr, e.class_weight, T(0), i < now.batch};
+  RowTarget<T> target{0, e.values, e.class_weight, T(0), i < now.batch};  // of all rows of a warp, of one kind
   if (target.counts) {
     const int64_t row = data_row(s, now.first + i);
     if (e.classes) target.label = e.classes[row];
@@ -259,6 +263,7 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(const __grid_constant__ 
     const bool hit = is_hit<kLanes>(out, z, target.label);
     if (lane == 0 && i < now.batch) task.row_hit[i] = hit;
   }
+  __syncwarp();  // a row's outputs are there for all its lanes
   with_loss(p.loss, [&](auto loss) {
     const T value = loss_of_row<kLanes>(loss, p.loss_options, out, target, static_cast<T>(now.divisor), z);
     if (lane == 0 && i < now.batch) task.row_loss[i] = value;

@@ -23,6 +23,7 @@ namespace emulation {
 
 Settings settings;
 Counts counts;
+std::atomic<uint64_t> turns{0};
 
 namespace {
 
@@ -259,6 +260,7 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
     for (Fiber* fiber : waiting) {
       if (fiber->waits_for && fiber->waits_for->generation == fiber->generation) continue;
       progress = true;
+      turns.fetch_add(1, std::memory_order_relaxed);
       running = fiber;
       switch_to(scheduler, fiber->context);
       end_switch(scheduler, nullptr);

@@ -4,6 +4,7 @@
 // order in which fibers get their turns. A fiber runs until it must wait. Shared memory starts as NaN, and is exactly
 // as large as the launch asked for. Copies with copy_async happen no earlier than they are waited for.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -56,7 +57,13 @@ extern Settings settings;
 struct Counts {
   int64_t launches, blocks, clusters;
   int64_t barriers;  // __syncthreads, the most of any thread
+  int64_t graphs;    // launched
 };
 extern Counts counts;
+
+// How often a thread has been given its turn: the device's clock, so that what depends on time is the same on every
+// run.
+extern std::atomic<uint64_t> turns;
+constexpr double kSecondsPerTurn = 20e-9;  // several times as fast as this emulation is
 
 }  // namespace emulation

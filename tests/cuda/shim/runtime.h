@@ -1,7 +1,6 @@
 // The part of CUDA's runtime that host code uses: two devices whose streams do everything at once, and graphs that keep
 // launches. New memory is NaN.
 #pragma once
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -33,7 +32,8 @@ struct Stream {
   Launches captured;
 };
 struct Event {
-  std::chrono::steady_clock::time_point time;
+  uint64_t time = 0;  // in turns
+  bool asked = true;  // since it was recorded: the first answer is that it is not ready
 };
 
 // Runs the launch, or keeps it for a graph. A null stream is the current device's own.
@@ -164,12 +164,15 @@ inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream && stream->device != emulation::device) return emulation::error = cudaErrorInvalidResourceHandle;
-  event->time = std::chrono::steady_clock::now();
+  event->time = emulation::turns;
+  event->asked = false;
   return emulation::at_once(stream);
 }
-inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return std::exchange(event->asked, true) ? cudaSuccess : emulation::error = cudaErrorNotReady;
+}
 inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
-  *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+  *milliseconds = static_cast<float>(static_cast<double>(to->time - from->time) * emulation::kSecondsPerTurn * 1e3);
   return cudaSuccess;
 }
 
@@ -193,6 +196,7 @@ inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
 inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
 inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  ++emulation::counts.graphs;
   for (const auto& body : *graph) emulation::launch(stream, body);
   return std::exchange(emulation::error, cudaSuccess);
 }
