@@ -27,7 +27,7 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 4 << 10;
 constexpr int kWarp = 32;
-constexpr int kMostShared = 227 << 10, kMostThreads = 1024, kMostInCluster = 8;
+constexpr int kMostShared = 227 << 10, kMostThreads = 1024, kMostInCluster = 16;
 
 [[noreturn]] void fail(const char* why) {
   std::fprintf(stderr, "emulated CUDA: %s\n", why);

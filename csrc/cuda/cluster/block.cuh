@@ -1,0 +1,75 @@
+// One block of the cluster: what it holds, and how it meets the others.
+#pragma once
+#include "cuda/cluster/plan.h"
+#include "cuda/device/async.cuh"
+#include "cuda/device/cluster.cuh"
+#include "cuda/device/tile.cuh"
+
+namespace twolayer::cuda {
+
+struct ClusterTask {
+  Steps<float> steps;
+  ClusterPlan plan;
+};
+
+struct Block {
+  const ClusterTask& task;
+  const Steps<float>& s;
+  const Training<float>& net;
+  const ClusterPlan& plan;
+  char* const memory;
+  const int rank, unit_group, column_group;
+  const int unit0, units, column0, columns;  // its own; of none it may have any
+  const int row0, own_rows;                  // of the batch, those whose hidden values and loss it completes
+
+  explicit __device__ __forceinline__ Block(const ClusterTask& t)
+      : task(t),
+        s(t.steps),
+        net(t.steps.training),
+        plan(t.plan),
+        memory(shared_memory()),
+        rank(t.plan.blocks > 1 ? cluster_rank() : 0),
+        unit_group(rank / t.plan.column_groups),
+        column_group(rank % t.plan.column_groups),
+        unit0(unit_group * t.plan.units),
+        units(share(net.hidden, unit0, t.plan.units)),
+        column0(column_group * t.plan.columns),
+        columns(share(net.in, column0, t.plan.columns)),
+        row0(column_group * t.plan.own_rows),
+        own_rows(share(t.plan.batch, row0, t.plan.own_rows)) {}
+
+  template <class V = float>
+  __device__ __forceinline__ V* at(Array array) const {
+    return reinterpret_cast<V*>(memory + plan.at[array]);
+  }
+  __device__ __forceinline__ bool is_first() const { return rank == 0; }
+
+  // Meeting those of the unit group, the column group: all of the cluster, if there is anyone to meet, or the block.
+  __device__ __forceinline__ void meet(int others) const {
+    if (others > 1)
+      cluster_barrier();
+    else
+      __syncthreads();
+  }
+
+  // f(where the block of that column group, or unit group, has what this block has at `mine`)
+  template <class V, class F>
+  __device__ __forceinline__ void for_unit_group(V* mine, F&& f) const {
+    if (plan.column_groups == 1) return f(mine);
+    for (int i = 0; i < plan.column_groups; ++i) f(cluster_shared(mine, unit_group * plan.column_groups + i));
+  }
+  template <class V, class F>
+  __device__ __forceinline__ void for_column_group(V* mine, F&& f) const {
+    if (plan.unit_groups == 1) return f(mine);
+    for (int i = 0; i < plan.unit_groups; ++i) f(cluster_shared(mine, i * plan.column_groups + column_group));
+  }
+
+ private:
+  static __device__ __forceinline__ int share(int64_t all, int from, int most) {
+    return static_cast<int>(max(int64_t{0}, min(all - from, int64_t{most})));
+  }
+};
+
+__device__ __forceinline__ int in_eights(int n) { return (n + 7) & ~7; }
+
+}  // namespace twolayer::cuda

@@ -1,0 +1,308 @@
+// Steps of training, all in one launch of one cluster. What a block needs of others is written by them into its shared
+// memory, and every sum over blocks has the order of their ranks.
+#pragma once
+#include "cuda/cluster/batch.cuh"
+#include "cuda/cluster/update.cuh"
+#include "cuda/device/activation.cuh"
+#include "cuda/device/dropout.cuh"
+
+namespace twolayer::cuda {
+
+// ---- The net, between global and shared memory
+
+// f(shared, global, number of the parameter) for all that the block holds.
+template <class F>
+__device__ __forceinline__ void for_each_parameter(const Block& b, F&& f) {
+  const Learned<float>* const p = b.net.parameters;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, out = static_cast<int>(b.net.out);
+  const int size1 = in_eights(b.plan.units) * b.plan.column_stride, size2 = in_eights(out) * b.plan.unit_stride;
+  for (int i = 0; i <= b.plan.states; ++i) {
+    const auto array = [&](int parameter) { return i == 0 ? p[parameter].value : p[parameter].state[i - 1]; };
+    if (float* const w1 = array(kW1))
+      for (int unit = warp; unit < b.units; unit += kWarps)
+        for (int c = lane; c < b.columns; c += 32)
+          f(b.at(kWeight1) + i * size1 + unit * b.plan.column_stride + c,
+            w1 + (b.unit0 + unit) * b.net.in + b.column0 + c, kW1);
+    if (float* const w2 = array(kW2))
+      for (int o = warp; o < out; o += kWarps)
+        for (int unit = lane; unit < b.units; unit += 32)
+          f(b.at(kWeight2) + i * size2 + o * b.plan.unit_stride + unit, w2 + o * b.net.hidden + b.unit0 + unit, kW2);
+    if (float* const b1 = array(kB1))
+      for (int unit = threadIdx.x; unit < b.units; unit += kThreads)
+        f(b.at(kBias1) + i * b.units + unit, b1 + b.unit0 + unit, kB1);
+    if (float* const b2 = array(kB2))
+      for (int o = threadIdx.x; o < out; o += kThreads) f(b.at(kBias2) + i * out + o, b2 + o, kB2);
+  }
+}
+
+__device__ __forceinline__ void load_net(const Block& b) {
+  for (int i = threadIdx.x; i < b.plan.shared_bytes / 4; i += kThreads) reinterpret_cast<uint32_t*>(b.memory)[i] = 0;
+  __syncthreads();  // before anything is written that must not become 0
+  for_each_parameter(b, [](float* shared, const float* global, int) { *shared = *global; });
+}
+
+__device__ __forceinline__ void store_net(const Block& b) {
+  for_each_parameter(b, [&](const float* shared, float* global, int parameter) {
+    const bool is_mine = parameter == kW1 || (b.column_group == 0 && (parameter != kB2 || b.is_first()));
+    if (is_mine && !b.net.parameters[parameter].frozen) *global = *shared;
+  });
+}
+
+// ---- Forward
+
+// x W1ᵀ over the block's inputs, to those who complete its rows.
+template <bool kRounded>
+__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x) {
+  constexpr int kN = 4;
+  const ClusterPlan& plan = b.plan;
+  const int tiles = plan.batch / 16, units8 = in_eights(b.units), steps = in_eights(b.columns) / 8;
+  const int part_steps = (steps + plan.parts - 1) / plan.parts;
+#pragma unroll 1
+  for (int task = threadIdx.x / 32; task < tiles * plan.parts; task += kWarps) {
+    const int row = task % tiles * 16, part = task / tiles, owner = row / plan.own_rows;
+    const int k0 = min(part * part_steps, steps) * 8, k1 = min((part + 1) * part_steps, steps) * 8;
+    float* const here =
+        b.at(kZ) + ((b.column_group * plan.parts + part) * plan.own_rows + row % plan.own_rows) * plan.unit_stride;
+    float* const to = plan.column_groups > 1 ? cluster_shared(here, b.unit_group * plan.column_groups + owner) : here;
+#pragma unroll 1
+    for (int unit = 0; unit < units8; unit += 8 * kN) {
+      float sums[1][kN][4] = {};
+      const int n = min(kN, (units8 - unit) / 8);
+      multiply<kRounded>(sums, Along{x + row * plan.column_stride, plan.column_stride},
+                         Along{b.at(kWeight1) + unit * plan.column_stride, plan.column_stride}, n, k0, k1);
+      for_each_pair(sums, n, [&](int i, int j, Pair& pair) {
+        *reinterpret_cast<Pair*>(to + i * plan.unit_stride + unit + j) = pair;
+      });
+    }
+  }
+}
+
+// Scales a hidden value, or its gradient, as dropout has it.
+struct Dropout {
+  float dropout, kept;
+  uint64_t key;
+  int64_t step;
+
+  __device__ __forceinline__ Dropout(const Block& b, int64_t of_step)
+      : dropout(static_cast<float>(b.net.dropout)),
+        kept(static_cast<float>(1 / (1 - b.net.dropout))),
+        key(b.net.dropout_key),
+        step(b.s.steps_before + of_step) {}
+
+  __device__ __forceinline__ float operator()(const Block& b, int row, int unit, float value) const {
+    const uint32_t bits = dropout_bits(dropout_row_key(key, step, row), static_cast<uint32_t>(b.unit0 + unit));
+    return bits < dropout_threshold(b.net.dropout) ? 0.0f : value * kept;
+  }
+};
+
+// The hidden values of the block's own rows, to all of its unit group.
+template <bool kRounded>
+__device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
+  const ClusterPlan& plan = b.plan;
+  const int pairs = in_eights(b.units) / 2, sources = plan.column_groups * plan.parts;
+  const int rows = rows_of(b, step);
+  const Dropout drop_out(b, step);
+  const float* const b1 = b.net.parameters[kB1].value ? b.at(kBias1) : nullptr;
+  with_activation(b.net.activation, [&](auto act) {
+    using Act = decltype(act);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < b.own_rows * pairs; i += kThreads) {
+      const int row = i / pairs, unit = i % pairs * 2;
+      const float* from = b.at(kZ) + row * plan.unit_stride + unit;
+      Pair z{};
+#pragma unroll 4
+      for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) {
+        const Pair part = *reinterpret_cast<const Pair*>(from);
+        z.numbers[0] += part.numbers[0], z.numbers[1] += part.numbers[1];
+      }
+      Pair h{}, saved{};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        if (unit + j >= b.units || b.row0 + row >= rows) continue;
+        const float input = b1 ? z.numbers[j] + b1[unit + j] : z.numbers[j];
+        float value = Act::value(input);
+        saved.numbers[j] = Act::saves_input ? input : value;
+        if (b.net.dropout > 0) value = drop_out(b, b.row0 + row, unit + j, value);
+        h.numbers[j] = kRounded ? rounded_to_bfloat16(value) : value;
+      }
+      *reinterpret_cast<Pair*>(b.at(kSaved) + row * plan.unit_stride + unit) = saved;
+      b.for_unit_group(b.at(kH) + (b.row0 + row) * plan.unit_stride + unit,
+                       [&](float* to) { *reinterpret_cast<Pair*>(to) = h; });
+    }
+  });
+}
+
+// What the block's units contribute to the outputs of its own rows, to all of its column group.
+template <bool kRounded>
+__device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
+  const ClusterPlan& plan = b.plan;
+  const int across = in_eights(static_cast<int>(b.net.out)) / 8;
+  float* const y = b.at(kY) + ((step & 1) * plan.unit_groups + b.unit_group) * plan.own_rows * plan.out_stride;
+#pragma unroll 1
+  for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kWarps) {
+    const int row = task / across * 16, o = task % across * 8;
+    float sums[1][1][4] = {};
+    multiply<kRounded>(sums, Along{b.at(kH) + (b.row0 + row) * plan.unit_stride, plan.unit_stride},
+                       Along{b.at(kWeight2) + o * plan.unit_stride, plan.unit_stride}, 1, 0, in_eights(b.units));
+    for_each_pair(sums, 1, [&](int i, int j, Pair& pair) {
+      b.for_column_group(y + (row + i) * plan.out_stride + o + j,
+                         [&](float* to) { *reinterpret_cast<Pair*>(to) = pair; });
+    });
+  }
+}
+
+// ---- Loss
+
+constexpr int kLossLanes = 16;  // to a row
+
+// The outputs of the block's own rows, their loss, and its gradient, to all of the unit group.
+template <bool kRounded>
+__device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
+  const ClusterPlan& plan = b.plan;
+  const int slot = static_cast<int>(step & 1), lane = threadIdx.x & (kLossLanes - 1), out = static_cast<int>(b.net.out);
+  const float* const b2 = b.net.parameters[kB2].value ? b.at(kBias2) : nullptr;
+  with_loss(b.net.loss, [&](auto loss) {
+    const float divisor =
+        static_cast<float>(plan.loss_per_row != 0 ? b.at<double>(kDivisor)[slot] * plan.loss_per_row : 1);
+#pragma unroll 1
+    for (int row = threadIdx.x / kLossLanes; row < b.own_rows; row += kThreads / kLossLanes) {
+      const int of_batch = b.row0 + row;
+      float* const z = b.at(kGradY) + of_batch * plan.out_stride;
+      for (int j = lane; j < out; j += kLossLanes) {
+        const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
+        float sum = b2 ? b2[j] : 0.0f;
+#pragma unroll 4
+        for (int group = 0; group < plan.unit_groups; ++group, from += plan.own_rows * plan.out_stride) sum += *from;
+        z[j] = sum;
+      }
+      const int label = b.at<int32_t>(kLabel)[slot * plan.batch + of_batch];
+      const float* values =
+          b.s.examples.values ? b.at(kTarget) + (slot * plan.own_rows + row) * plan.out_stride : nullptr;
+      const RowTarget<float> target{label, values, b.s.examples.class_weight,
+                                    b.at(kRowWeight)[slot * plan.batch + of_batch], label != kCountsForNothing};
+      const float row_loss = loss_of_row<kLossLanes>(loss, b.net.loss_options, out, target, divisor, z);
+      for (int j = lane; j < out; j += kLossLanes) {
+        const float g = kRounded ? rounded_to_bfloat16(z[j]) : z[j];
+        b.for_unit_group(z + j, [&](float* to) { *to = g; });
+      }
+      if (lane == 0) b.for_unit_group(b.at(kRowLoss) + of_batch, [&](float* to) { *to = row_loss; });
+    }
+  });
+}
+
+// The batch's loss, the same to the bit in every block; to all lanes of a warp.
+__device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step) {
+  double sum = 0;
+  for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += static_cast<double>(b.at(kRowLoss)[i]);
+  sum = sum_of_lanes<32>(sum);
+  return b.plan.loss_per_row != 0 ? sum / (b.at<double>(kDivisor)[step & 1] * b.plan.loss_per_row) : sum;
+}
+
+// The penalty's part in the loss of a step whose update is over, in all blocks; by one thread of the first.
+__device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
+  double absolute = 0, square = 0;
+  double* const mine = b.at<double>(kPenalty) + (step & 1) * kWarps * 2;
+  for (int rank = 0; rank < b.plan.blocks; ++rank) {
+    const double* sums = b.plan.blocks > 1 ? cluster_shared(mine, rank) : mine;
+    for (int warp = 0; warp < kWarps; ++warp) absolute += sums[2 * warp], square += sums[2 * warp + 1];
+  }
+  const double weight = b.net.penalty_per_row ? b.at<double>(kDivisor)[step & 1] : 1;
+  return b.net.gradient.l1 / weight * absolute + b.net.gradient.l2 / weight / 2 * square;
+}
+
+// ---- Backward
+
+// The gradient at the hidden layer's inputs of the block's own rows, to all of its unit group.
+template <bool kRounded>
+__device__ __forceinline__ void complete_grad_z(const Block& b, int64_t step) {
+  const ClusterPlan& plan = b.plan;
+  const int across = in_eights(b.units) / 8, out8 = in_eights(static_cast<int>(b.net.out)), rows = rows_of(b, step);
+  const Dropout drop_out(b, step);
+  with_activation(b.net.activation, [&](auto act) {
+#pragma unroll 1
+    for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kWarps) {
+      const int row = task / across * 16, unit = task % across * 8;
+      float sums[1][1][4] = {};
+      multiply<kRounded>(sums, Along{b.at(kGradY) + (b.row0 + row) * plan.out_stride, plan.out_stride},
+                         AcrossToMeetAlong{b.at(kWeight2) + unit, plan.unit_stride}, 1, 0, out8);
+      for_each_pair(sums, 1, [&](int i, int j, Pair& pair) {
+        const float* saved = b.at(kSaved) + (row + i) * plan.unit_stride + unit + j;
+        const int of_batch = b.row0 + row + i;
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float g = pair.numbers[e];
+          if (b.net.dropout > 0) g = drop_out(b, of_batch, unit + j + e, g);
+          g = of_batch < rows ? through(act, g, saved[e]) : 0.0f;
+          pair.numbers[e] = kRounded ? rounded_to_bfloat16(g) : g;
+        }
+        b.for_unit_group(b.at(kGradZ) + of_batch * plan.unit_stride + unit + j,
+                         [&](float* to) { *reinterpret_cast<Pair*>(to) = pair; });
+      });
+    }
+  });
+}
+
+// ---- All of it
+
+template <bool kRounded>
+__global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_constant__ ClusterTask task) {
+  const Block b(task);
+  const Steps<float>& s = b.s;
+  if (s.progress->ended) return;
+  const ClusterPlan& plan = b.plan;
+  const bool penalised = b.net.gradient.l1 != 0 || b.net.gradient.l2 != 0;
+
+  load_net(b);
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < plan.batch) b.at<int64_t>(kRow)[thread] = row_of(b, 0, thread);
+  __syncthreads();  // the first batch's rows are known
+  start_copies(b, 0);
+  commit_copies();
+  put_down(b, 0, ask(b, 0));
+  b.meet(plan.blocks);  // no block is written to before it has cleared its memory
+
+  double loss = 0;  // of the step before, where its penalty is not yet added; the first thread's
+  int64_t step = 0;
+  bool ended = false;
+#pragma unroll 1
+  for (; step < s.steps; ++step) {
+    wait_for_copies<0>();
+    __syncthreads();  // rows and targets are there, and the step before is over
+    sum_loss_weights(b, step);
+    const float* const x = x_of(b, step);
+    start_copies(b, step + 1);
+    commit_copies();
+    const Ahead ahead = ask(b, step + 1);
+
+    multiply_inputs<kRounded>(b, x);
+    b.meet(plan.column_groups);
+    complete_hidden<kRounded>(b, step);
+    __syncthreads();  // its own rows' hidden values are there
+    multiply_hidden<kRounded>(b, step);
+    b.meet(plan.unit_groups);
+    if (penalised && step > 0 && b.is_first() && threadIdx.x == 0) s.losses[step - 1] = loss + penalty_of(b, step - 1);
+    complete_loss<kRounded>(b, step);
+    __syncthreads();  // its own rows' gradients are there
+    complete_grad_z<kRounded>(b, step);
+    b.meet(plan.column_groups);
+
+    loss = loss_of_batch(b, step);
+    if (b.is_first() && threadIdx.x == 0) s.losses[step] = loss;
+    ended = s.stop_if_not_finite && !(abs(loss) < static_cast<double>(INFINITY));
+    if (ended) break;
+    update_all<kRounded>(b, x, step);
+    put_down(b, step + 1, ahead);
+  }
+
+  wait_for_copies<0>();
+  b.meet(plan.blocks);  // all blocks have updated what they hold, and none is written to any more
+  store_net(b);
+  if (b.is_first() && threadIdx.x == 0) {
+    if (penalised && step > 0 && !ended) s.losses[step - 1] = loss + penalty_of(b, step - 1);
+    s.progress->steps += step;
+    if (ended) s.progress->ended = 1;
+  }
+  if (plan.blocks > 1) cluster_barrier();  // no block's memory goes while another reads it
+}
+
+}  // namespace twolayer::cuda
