@@ -9,8 +9,15 @@ namespace {
 int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 int64_t share_of(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
 
-// The least stride of at least n numbers by which the lanes of a warp meet no bank twice, along rows or across them.
-int stride_of(int64_t n) { return static_cast<int>(up_to(n - 8, 32) + 8); }
+// The least stride of at least n numbers that warp products want: 8 or 24 modulo 32.
+int stride_of(int64_t n) { return static_cast<int>(up_to(n - 8, 16) + 8); }
+
+// The least power of two that is at least n, as an exponent; at most 9, all threads of a block.
+int lanes_for(int64_t n) {
+  int exponent = 0;
+  while (exponent < 9 && int64_t{1} << exponent < n) ++exponent;
+  return exponent;
+}
 
 int bytes_of(Storage storage) {
   return storage == Storage::kUInt8 ? 1 : storage == Storage::kBFloat16 ? 2 : storage == Storage::kFloat32 ? 4 : 8;
@@ -35,7 +42,8 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   plan.batch = static_cast<int>(up_to(s.batch_size < s.rows ? s.batch_size : s.rows, 16));
   plan.own_rows = static_cast<int>(up_to(share_of(plan.batch, column_groups), 16));
   const int tiles = plan.batch / 16;
-  plan.parts = tiles < kWarps ? kWarps / tiles : 1;
+  const int tasks = tiles * static_cast<int>(share_of(plan.units, 32));
+  plan.parts = tasks < kClusterWarps ? kClusterWarps / tasks : 1;
   for (int i = 0; i < Learned<float>::kStates; ++i)
     for (const Learned<float>& p : net.parameters)
       if (p.state[i]) plan.states = i + 1;
@@ -45,6 +53,8 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   const int number = bytes_of(e.storage);
   plan.raw_stride = converts ? static_cast<int>(up_to(plan.columns * number, 16)) : 0;
   plan.access = access_of(e, plan.columns * number);
+  plan.copy_lanes = lanes_for(share_of(plan.columns * number, plan.access < 4 ? 1 : plan.access));
+  plan.convert_lanes = lanes_for(share_of(plan.columns, 4)), plan.pair_lanes = lanes_for(up_to(plan.units, 8) / 2);
   plan.loss_per_row = static_cast<double>(loss_per_row(net.loss, net.out));
   plan.rule_bytes = static_cast<int>(rule_bytes<float>(net.optimizer));
 
@@ -55,7 +65,6 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   };
   const int64_t batch = plan.batch, own_rows = plan.own_rows, out8 = up_to(net.out, 8), kept = 1 + plan.states;
   place(kX, (converts ? 1 : 2) * batch * plan.column_stride);
-  place(kRaw, 2 * batch * plan.raw_stride, 1);
   place(kWeight1, kept * up_to(plan.units, 8) * plan.column_stride);
   place(kWeight2, kept * out8 * plan.unit_stride);
   place(kBias1, kept * plan.units);
@@ -69,35 +78,34 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   place(kTarget, e.values ? 2 * own_rows * plan.out_stride : 0);
   place(kRowLoss, batch);
   place(kRowWeight, 2 * batch);
+  place(kNothing, 1 << 9);
   place(kLabel, 2 * batch);
   place(kRow, 2 * batch, sizeof(int64_t));
   place(kLossWeight, batch, sizeof(double));
   place(kDivisor, 2, sizeof(double));
-  place(kPenalty, 2 * kWarps * 2, sizeof(double));
+  place(kPenalty, 2 * kClusterWarps * 2, sizeof(double));
   place(kRule, 2 * plan.rule_bytes, 1);
-  constexpr int kReadBeyond = 2 << 10;  // a piece of a gradient may reach beyond its factors' rows
-  bytes += kReadBeyond;
+  place(kRaw, 2 * batch * plan.raw_stride, 1);
   plan.shared_bytes = static_cast<int>(bytes < (1 << 30) ? bytes : 1 << 30);
   return plan;
 }
 
-// About how many cycles a step takes: products at a rate of multiply-adds a cycle, and meetings.
+// About how many cycles a step takes: products, by tiles of 16 × 8 × 8 on tensor cores, and meetings.
 double cycles(const ClusterPlan& plan) {
-  constexpr double kRate = 200, kMeeting = 800;
-  const double units = up_to(plan.units, 8), pieces = share_of(plan.columns, 32) * share_of(plan.units, 32) + 1;
-  const double forward = static_cast<double>(plan.batch) * units * plan.columns;
-  const double backward =
-      static_cast<double>(share_of(static_cast<int64_t>(pieces), kWarps)) * kWarps * plan.batch * 32 * 32;
+  constexpr double kTile = 5, kMeeting = 700;
+  const auto rounds = [](int64_t tasks) { return static_cast<double>(share_of(tasks, kClusterWarps)); };
+  const int64_t across = share_of(plan.units, 32), k8 = share_of(plan.columns / 8, plan.parts);
+  const double forward = rounds(plan.batch / 16 * plan.parts * across) * static_cast<double>(4 * k8);
+  const double backward = rounds(share_of(plan.columns, 32) * across + across) * plan.batch;  // 8 tiles for each 8 rows
   const int meetings = (plan.column_groups > 1 ? 2 : 0) + (plan.unit_groups > 1 ? 1 : 0);
-  return (forward + backward) / kRate + meetings * kMeeting;
+  return (forward + backward) * kClusterWarps * kTile + meetings * kMeeting;
 }
 
-ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
+// The best layout in at most so many blocks; without blocks where none fits.
+ClusterPlan plan_cluster(const Steps<float>& s, const Device& device, int most_blocks) {
   ClusterPlan best{};
-  const bool may = s.training.gradient.clip_norm == 0 && s.batch_size <= kThreads && s.rows > 0 &&
-                   s.training.hidden <= 4096 && s.training.out <= 4096 && s.training.in <= 1 << 20;
   double least = 0;
-  for (int blocks = 1; may && blocks <= device.cluster; blocks *= 2)
+  for (int blocks = 1; blocks <= most_blocks; blocks *= 2)
     for (int column_groups = 1; column_groups <= blocks; column_groups *= 2) {
       const ClusterPlan plan = lay_out(s, blocks / column_groups, column_groups);
       if (plan.shared_bytes > device.shared_bytes || plan.own_rows * (column_groups - 1) >= plan.batch) continue;
@@ -107,6 +115,18 @@ ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
       if (best.blocks == 0 || cost < least) best = plan, least = cost;
     }
   return best;
+}
+
+// In no more blocks than every device with clusters has, if that can be: then there is room for more clusters at a
+// time.
+ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
+  constexpr int kPortable = 8;
+  const Training<float>& net = s.training;
+  const bool may = net.gradient.clip_norm == 0 && s.batch_size <= kClusterThreads && s.rows > 0 && net.hidden <= 4096 &&
+                   net.out <= 4096 && net.in <= 1 << 20;
+  if (!may) return {};
+  const ClusterPlan plan = plan_cluster(s, device, device.cluster < kPortable ? device.cluster : kPortable);
+  return plan.blocks ? plan : plan_cluster(s, device, device.cluster);
 }
 
 }  // namespace
@@ -124,7 +144,7 @@ template <>
 void take_steps_in_cluster(const Steps<float>& s, const Launch& launch) {
   const ClusterTask task{s, plan_cluster(s, launch.device)};
   const auto kernel = s.training.bfloat16_compute ? cluster_kernel<true> : cluster_kernel<false>;
-  start(kernel, task, task.plan.blocks, kThreads, task.plan.shared_bytes, task.plan.blocks, launch);
+  start(kernel, task, task.plan.blocks, kClusterThreads, task.plan.shared_bytes, task.plan.blocks, launch);
 }
 template <>
 void take_steps_in_cluster(const Steps<double>&, const Launch&) {}

@@ -4,19 +4,21 @@
 #include "cuda/cluster/block.cuh"
 #include "cuda/device/convert.cuh"
 #include "cuda/device/loss.cuh"
+#include "cuda/device/tile.cuh"
 
 namespace twolayer::cuda {
 
-// What a thread has asked for and will put down when the step is over.
-struct Ahead {
-  int64_t row;  // of the step after the next
-  int label;    // of the next step
-  float row_weight;
-  double loss_weight;
-  uint32_t rule;
-};
-
 constexpr int kNoLabel = -1, kCountsForNothing = -2;
+
+// What a thread has asked for and will put down when the step is over. Nothing is done with it before, so that nobody
+// waits for it.
+struct Ahead {
+  int64_t row = -1;      // of the step after the next
+  int64_t example = -1;  // of the next step
+  int64_t label = kNoLabel;
+  float row_weight = 1;
+  uint32_t rule = 0;
+};
 
 __device__ __forceinline__ int64_t row_of(const Block& b, int64_t step, int i) {
   const int64_t at = (b.s.first_step + step) * b.s.batch_size + i;
@@ -33,18 +35,12 @@ __device__ __forceinline__ int rows_of(const Block& b, int64_t step) {
 __device__ __forceinline__ Ahead ask(const Block& b, int64_t step) {
   const Examples<float>& e = b.s.examples;
   const int i = threadIdx.x;
-  Ahead ahead{-1, kCountsForNothing, 0, 0, 0};
+  Ahead ahead;
   if (i < b.plan.batch) {
     ahead.row = row_of(b, step + 1, i);
-    const int64_t row = b.at<int64_t>(kRow)[(step & 1) * b.plan.batch + i];
-    if (row >= 0) {
-      const int64_t label = e.classes ? e.classes[row] : kNoLabel;
-      const bool counts = !e.classes || label != b.net.loss_options.ignore_index;
-      ahead.label = counts ? static_cast<int>(label) : kCountsForNothing;
-      ahead.row_weight = e.row_weight ? e.row_weight[row] : 1.0f;
-      ahead.loss_weight = counts ? static_cast<double>(ahead.row_weight) : 0;
-      if (counts && e.classes && e.class_weight) ahead.loss_weight *= static_cast<double>(e.class_weight[label]);
-    }
+    ahead.example = b.at<int64_t>(kRow)[(step & 1) * b.plan.batch + i];
+    if (ahead.example >= 0 && e.classes) ahead.label = e.classes[ahead.example];
+    if (ahead.example >= 0 && e.row_weight) ahead.row_weight = e.row_weight[ahead.example];
   }
   if (i * 4 < b.plan.rule_bytes && step < b.s.steps)
     ahead.rule = reinterpret_cast<const uint32_t*>(static_cast<const char*>(b.s.rules) + step * b.plan.rule_bytes)[i];
@@ -52,85 +48,97 @@ __device__ __forceinline__ Ahead ask(const Block& b, int64_t step) {
 }
 
 __device__ __forceinline__ void put_down(const Block& b, int64_t step, const Ahead& ahead) {
-  const int i = threadIdx.x, slot = static_cast<int>(step & 1);
+  const Examples<float>& e = b.s.examples;
+  const int i = threadIdx.x, slot = static_cast<int>(step & 1), at = slot * b.plan.batch + i;
   if (i < b.plan.batch) {
+    const bool counts = ahead.example >= 0 && !(e.classes && ahead.label == b.net.loss_options.ignore_index);
+    double loss_weight = counts ? static_cast<double>(ahead.row_weight) : 0;
+    if (counts && e.classes && e.class_weight) loss_weight *= static_cast<double>(e.class_weight[ahead.label]);
     b.at<int64_t>(kRow)[(1 - slot) * b.plan.batch + i] = ahead.row;
-    b.at<int32_t>(kLabel)[slot * b.plan.batch + i] = ahead.label;
-    b.at(kRowWeight)[slot * b.plan.batch + i] = ahead.row_weight;
-    b.at<double>(kLossWeight)[i] = ahead.loss_weight;
+    b.at<int32_t>(kLabel)[at] = counts ? static_cast<int>(ahead.label) : kCountsForNothing;
+    b.at(kRowWeight)[at] = ahead.row_weight;
+    b.at<double>(kLossWeight)[i] = loss_weight;
   }
   if (i * 4 < b.plan.rule_bytes) b.at<uint32_t>(kRule)[slot * b.plan.rule_bytes / 4 + i] = ahead.rule;
 }
 
-// One row by one warp: `valid` bytes of it, zeros up to `width`.
+__device__ __forceinline__ int bytes_per_number(Storage storage) {
+  return storage == Storage::kUInt8 ? 1 : storage == Storage::kBFloat16 ? 2 : storage == Storage::kFloat32 ? 4 : 8;
+}
+
+// Rows of `width` bytes, `stride` apart: of each that is there `valid` bytes, then zeros.
 template <int kBytes>
-__device__ __forceinline__ void copy_row(char* to, const char* from, int valid, int width) {
-  for (int at = threadIdx.x % 32 * kBytes; at < width; at += 32 * kBytes) {
-    const int here = max(0, min(valid - at, kBytes));
-    copy_async<kBytes>(to + at, here ? from + at : from, here);
+__device__ __forceinline__ void copy_rows(const Block& b, const int64_t* rows, const char* from, char* to, int stride,
+                                          int valid, int width) {
+  const int lanes = 1 << b.plan.copy_lanes, lane = threadIdx.x & (lanes - 1);
+#pragma unroll 1
+  for (int i = threadIdx.x >> b.plan.copy_lanes; i < b.plan.batch; i += kClusterThreads >> b.plan.copy_lanes) {
+    const int64_t row = rows[i];
+    const char* const source = row >= 0 ? from + row * b.s.examples.x_stride : from;
+    const int given = row >= 0 ? valid : 0;
+    for (int at = lane * kBytes; at < width; at += lanes * kBytes) {
+      if constexpr (kBytes >= 4) {
+        const int here = max(0, min(given - at, kBytes));
+        copy_async<kBytes>(to + i * stride + at, here ? source + at : from, here);
+      } else {
+        to[i * stride + at] = at < given ? source[at] : char{0};
+      }
+    }
   }
 }
 
 // Starts to copy the rows of a step, and where targets are values those of the block's own rows.
 __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
   const Examples<float>& e = b.s.examples;
-  const int slot = static_cast<int>(step & 1), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int slot = static_cast<int>(step & 1);
   const int64_t* rows = b.at<int64_t>(kRow) + slot * b.plan.batch;
-  const int number = b.plan.raw_stride ? (e.storage == Storage::kUInt8      ? 1
-                                          : e.storage == Storage::kBFloat16 ? 2
-                                          : e.storage == Storage::kFloat32  ? 4
-                                                                            : 8)
-                                       : 4;
-  const int stride = b.plan.raw_stride ? b.plan.raw_stride : b.plan.column_stride * 4;
+  const int number = bytes_per_number(e.storage);
+  const int stride = b.plan.raw_stride ? b.plan.raw_stride : b.plan.column_stride * number;
   const int width = b.plan.columns * number, valid = b.columns * number;
+  const char* const from = static_cast<const char*>(e.x) + int64_t{b.column0} * number;
   char* const to = b.at<char>(b.plan.raw_stride ? kRaw : kX) + slot * b.plan.batch * stride;
-#pragma unroll 1
-  for (int i = warp; i < b.plan.batch; i += kWarps) {
-    const int64_t row = rows[i];
-    const char* from = static_cast<const char*>(e.x);
-    if (row >= 0) from += row * e.x_stride + int64_t{b.column0} * number;
-    const int given = row >= 0 ? valid : 0;
-    char* const mine = to + i * stride;
-    if (b.plan.access == 16)
-      copy_row<16>(mine, from, given, width);
-    else if (b.plan.access == 8)
-      copy_row<8>(mine, from, given, width);
-    else if (b.plan.access == 4)
-      copy_row<4>(mine, from, given, width);
-    else
-      for (int at = lane; at < width; at += 32) mine[at] = at < given ? from[at] : char{0};
-  }
+  if (b.plan.access == 16)
+    copy_rows<16>(b, rows, from, to, stride, valid, width);
+  else if (b.plan.access == 8)
+    copy_rows<8>(b, rows, from, to, stride, valid, width);
+  else if (b.plan.access == 4)
+    copy_rows<4>(b, rows, from, to, stride, valid, width);
+  else
+    copy_rows<1>(b, rows, from, to, stride, valid, width);
   if (!e.values) return;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float* const targets = b.at(kTarget) + slot * b.plan.own_rows * b.plan.out_stride;
 #pragma unroll 1
-  for (int i = warp; i < b.own_rows; i += kWarps) {
+  for (int i = warp; i < b.own_rows; i += kClusterWarps) {
     const int64_t row = rows[b.row0 + i];
     for (int j = lane; row >= 0 && j < b.net.out; j += 32)
       copy_async<4>(targets + i * b.plan.out_stride + j, e.values + row * e.value_stride + j, 4);
   }
 }
 
+__device__ __forceinline__ float as_float(float x) { return x; }
+__device__ __forceinline__ float as_float(double x) { return static_cast<float>(x); }
+__device__ __forceinline__ float as_float(bfloat16 x) { return widen(x); }
+__device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a float's point, faster than a conversion
+  return __fadd_rn(__uint_as_float(0x4b000000u | x), -8388608.0f);
+}
+
 // Rows as they are stored → x.
 template <class S>
 __device__ __forceinline__ void convert_rows(const Block& b, const char* raw) {
+  constexpr int kNumbers = 4;
   const float scale = static_cast<float>(b.s.examples.scale), shift = static_cast<float>(b.s.examples.shift);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int lanes = 1 << b.plan.convert_lanes, lane = threadIdx.x & (lanes - 1);
   float* const x = b.at(kX);
 #pragma unroll 1
-  for (int i = warp; i < b.plan.batch; i += kWarps)
-    for (int c = 4 * lane; c < b.plan.columns; c += 4 * 32) {
-      const auto stored = *reinterpret_cast<const Pack<S, 4>*>(raw + i * b.plan.raw_stride + c * int{sizeof(S)});
-      Pack<float, 4> numbers;
+  for (int i = threadIdx.x >> b.plan.convert_lanes; i < b.plan.batch; i += kClusterThreads >> b.plan.convert_lanes)
+    for (int c = kNumbers * lane; c < b.plan.columns; c += kNumbers * lanes) {
+      const auto stored = *reinterpret_cast<const Pack<S, kNumbers>*>(raw + i * b.plan.raw_stride + c * int{sizeof(S)});
+      Pack<float, kNumbers> numbers;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        float number;
-        if constexpr (same<S, bfloat16>)
-          number = widen(stored.numbers[j]);
-        else
-          number = static_cast<float>(stored.numbers[j]);
-        numbers.numbers[j] = c + j < b.columns ? __fadd_rn(number * scale, shift) : 0.0f;
-      }
-      *reinterpret_cast<Pack<float, 4>*>(x + i * b.plan.column_stride + c) = numbers;
+      for (int j = 0; j < kNumbers; ++j)
+        numbers.numbers[j] = c + j < b.columns ? __fadd_rn(as_float(stored.numbers[j]) * scale, shift) : 0.0f;
+      *reinterpret_cast<Pack<float, kNumbers>*>(x + i * b.plan.column_stride + c) = numbers;
     }
 }
 
@@ -157,9 +165,8 @@ __device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
   return b.at(kX);
 }
 
-// What the step's loss is divided by, and what its rows count for; by the last warp.
+// What the step's loss is divided by, and what its rows count for; by one warp.
 __device__ __forceinline__ void sum_loss_weights(const Block& b, int64_t step) {
-  if (threadIdx.x / 32 != kWarps - 1) return;
   double sum = 0;
   for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += b.at<double>(kLossWeight)[i];
   sum = sum_of_lanes<32>(sum);

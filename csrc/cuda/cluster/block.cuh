@@ -3,7 +3,8 @@
 #include "cuda/cluster/plan.h"
 #include "cuda/device/async.cuh"
 #include "cuda/device/cluster.cuh"
-#include "cuda/device/tile.cuh"
+#include "cuda/device/elementary.cuh"
+#include "cuda/device/types.cuh"
 
 namespace twolayer::cuda {
 
@@ -44,12 +45,20 @@ struct Block {
   }
   __device__ __forceinline__ bool is_first() const { return rank == 0; }
 
-  // Meeting those of the unit group, the column group: all of the cluster, if there is anyone to meet, or the block.
-  __device__ __forceinline__ void meet(int others) const {
+  // Meeting those of the unit group or the column group: all of the cluster, if there is anyone to meet, or the block.
+  // Between the two, a thread may do what concerns nobody else.
+  __device__ __forceinline__ void arrive(int others) const {
+    if (others > 1) cluster_arrive();
+  }
+  __device__ __forceinline__ void wait(int others) const {
     if (others > 1)
-      cluster_barrier();
+      cluster_wait();
     else
       __syncthreads();
+  }
+  __device__ __forceinline__ void meet(int others) const {
+    arrive(others);
+    wait(others);
   }
 
   // f(where the block of that column group, or unit group, has what this block has at `mine`)

@@ -11,10 +11,11 @@
 
 namespace twolayer::cuda {
 
+constexpr int kClusterWarps = 16, kClusterThreads = 32 * kClusterWarps;  // of a block
+
 // Arrays in a block's shared memory, of float where nothing is said. Two of something are for even and odd steps.
 enum Array {
   kX,           // (1 or 2, batch, column_stride)
-  kRaw,         // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
   kWeight1,     // (1 + states, units in eights, column_stride)
   kWeight2,     // (1 + states, out in eights, unit_stride)
   kBias1,       // (1 + states, units)
@@ -28,28 +29,33 @@ enum Array {
   kTarget,      // (2, own_rows, out_stride), where targets are values
   kRowLoss,     // (batch)
   kRowWeight,   // (2, batch)
+  kNothing,     // products over whole tiles read a little beyond a factor, into what are finite numbers up to here
   kLabel,       // (2, batch) int32; −1: there is none, −2: the row counts for nothing
   kRow,         // (2, batch) int64: which of the examples; −1: the batch has ended
   kLossWeight,  // (batch) double: what a row adds to the divisor
   kDivisor,     // (2) double
   kPenalty,     // (2, warps, 2) double: sums of |w| and w² as they were before the update
   kRule,        // (2, rule bytes)
+  kRaw,         // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
   kArrays
 };
 
 struct ClusterPlan {
   int blocks = 0;  // of the cluster; 0: the net does not fit
   int unit_groups = 0, column_groups = 0;
-  int units = 0, columns = 0;              // of a block, at most; columns are a multiple of 8
-  int batch = 0, own_rows = 0;             // rows, multiples of 16
-  int parts = 0;                           // in how many the first product's sums are split between warps
-  int states = 0;                          // one more than the last that the optimiser keeps
+  int units = 0, columns = 0;   // of a block, at most; columns are a multiple of 8
+  int batch = 0, own_rows = 0;  // rows, multiples of 16
+  int parts = 0;                // in how many the first product's sums are split between warps
+  int states = 0;               // one more than the last that the optimiser keeps
   int column_stride = 0, unit_stride = 0, out_stride = 0;
-  int raw_stride = 0;  // 0: rows are copied into x itself
-  int access = 0;      // bytes that copies of rows can take at a time: 16, 8, 4, or less
+  int raw_stride = 0;     // 0: rows are copied into x itself
+  int access = 0;         // bytes that copies of rows can take at a time: 16, 8, 4, or less
+  int copy_lanes = 0;     // log2 of the threads that copy a row together
+  int convert_lanes = 0;  // the same, that convert one
+  int pair_lanes = 0;     // log2 of the threads that take a row's units, two each
   int rule_bytes = 0;
   double loss_per_row = 0;  // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
-  int at[kArrays] = {};  // bytes
+  int at[kArrays] = {};     // bytes
   int shared_bytes = 0;
 };
 

@@ -19,24 +19,25 @@ __device__ __forceinline__ void for_each_parameter(const Block& b, F&& f) {
   for (int i = 0; i <= b.plan.states; ++i) {
     const auto array = [&](int parameter) { return i == 0 ? p[parameter].value : p[parameter].state[i - 1]; };
     if (float* const w1 = array(kW1))
-      for (int unit = warp; unit < b.units; unit += kWarps)
+      for (int unit = warp; unit < b.units; unit += kClusterWarps)
         for (int c = lane; c < b.columns; c += 32)
           f(b.at(kWeight1) + i * size1 + unit * b.plan.column_stride + c,
             w1 + (b.unit0 + unit) * b.net.in + b.column0 + c, kW1);
     if (float* const w2 = array(kW2))
-      for (int o = warp; o < out; o += kWarps)
+      for (int o = warp; o < out; o += kClusterWarps)
         for (int unit = lane; unit < b.units; unit += 32)
           f(b.at(kWeight2) + i * size2 + o * b.plan.unit_stride + unit, w2 + o * b.net.hidden + b.unit0 + unit, kW2);
     if (float* const b1 = array(kB1))
-      for (int unit = threadIdx.x; unit < b.units; unit += kThreads)
+      for (int unit = threadIdx.x; unit < b.units; unit += kClusterThreads)
         f(b.at(kBias1) + i * b.units + unit, b1 + b.unit0 + unit, kB1);
     if (float* const b2 = array(kB2))
-      for (int o = threadIdx.x; o < out; o += kThreads) f(b.at(kBias2) + i * out + o, b2 + o, kB2);
+      for (int o = threadIdx.x; o < out; o += kClusterThreads) f(b.at(kBias2) + i * out + o, b2 + o, kB2);
   }
 }
 
 __device__ __forceinline__ void load_net(const Block& b) {
-  for (int i = threadIdx.x; i < b.plan.shared_bytes / 4; i += kThreads) reinterpret_cast<uint32_t*>(b.memory)[i] = 0;
+  for (int i = threadIdx.x; i < b.plan.shared_bytes / 4; i += kClusterThreads)
+    reinterpret_cast<uint32_t*>(b.memory)[i] = 0;
   __syncthreads();  // before anything is written that must not become 0
   for_each_parameter(b, [](float* shared, const float* global, int) { *shared = *global; });
 }
@@ -50,30 +51,38 @@ __device__ __forceinline__ void store_net(const Block& b) {
 
 // ---- Forward
 
+// A tile of 16 rows and 8 · kN units of x W1ᵀ, over [k0, k1) of the block's inputs, to where it is summed.
+template <bool kRounded, int kN>
+__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, int unit, int k0, int k1, float* to) {
+  const int units = in_eights(b.units) - unit;
+  float sums[1][kN][4];
+  multiply<kRounded>(sums, Along{x, b.plan.column_stride},
+                     Along{b.at(kWeight1) + unit * b.plan.column_stride, b.plan.column_stride}, k0, k1);
+  for_each_pair(sums, [&](int i, int j, const Pair& pair) {
+    if (j < units) *reinterpret_cast<Pair*>(to + i * b.plan.unit_stride + unit + j) = pair;
+  });
+}
+
 // x W1ᵀ over the block's inputs, to those who complete its rows.
 template <bool kRounded>
 __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x) {
-  constexpr int kN = 4;
+  constexpr int kUnits = 32;
   const ClusterPlan& plan = b.plan;
   const int tiles = plan.batch / 16, units8 = in_eights(b.units), steps = in_eights(b.columns) / 8;
-  const int part_steps = (steps + plan.parts - 1) / plan.parts;
+  const int part_steps = (steps + plan.parts - 1) / plan.parts, across = (units8 + kUnits - 1) / kUnits;
 #pragma unroll 1
-  for (int task = threadIdx.x / 32; task < tiles * plan.parts; task += kWarps) {
-    const int row = task % tiles * 16, part = task / tiles, owner = row / plan.own_rows;
+  for (int task = threadIdx.x / 32; task < tiles * plan.parts * across; task += kClusterWarps) {
+    const int row = task % tiles * 16, unit = task / tiles % across * kUnits, part = task / tiles / across;
+    const int owner = row / plan.own_rows;
     const int k0 = min(part * part_steps, steps) * 8, k1 = min((part + 1) * part_steps, steps) * 8;
     float* const here =
         b.at(kZ) + ((b.column_group * plan.parts + part) * plan.own_rows + row % plan.own_rows) * plan.unit_stride;
     float* const to = plan.column_groups > 1 ? cluster_shared(here, b.unit_group * plan.column_groups + owner) : here;
-#pragma unroll 1
-    for (int unit = 0; unit < units8; unit += 8 * kN) {
-      float sums[1][kN][4] = {};
-      const int n = min(kN, (units8 - unit) / 8);
-      multiply<kRounded>(sums, Along{x + row * plan.column_stride, plan.column_stride},
-                         Along{b.at(kWeight1) + unit * plan.column_stride, plan.column_stride}, n, k0, k1);
-      for_each_pair(sums, n, [&](int i, int j, Pair& pair) {
-        *reinterpret_cast<Pair*>(to + i * plan.unit_stride + unit + j) = pair;
-      });
-    }
+    const float* const from = x + row * plan.column_stride;
+    if (units8 - unit > 8)
+      multiply_inputs<kRounded, kUnits / 8>(b, from, unit, k0, k1, to);
+    else
+      multiply_inputs<kRounded, 1>(b, from, unit, k0, k1, to);
   }
 }
 
@@ -99,15 +108,16 @@ struct Dropout {
 template <bool kRounded>
 __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
   const ClusterPlan& plan = b.plan;
-  const int pairs = in_eights(b.units) / 2, sources = plan.column_groups * plan.parts;
+  const int pairs = 1 << plan.pair_lanes, sources = plan.column_groups * plan.parts;
   const int rows = rows_of(b, step);
   const Dropout drop_out(b, step);
   const float* const b1 = b.net.parameters[kB1].value ? b.at(kBias1) : nullptr;
   with_activation(b.net.activation, [&](auto act) {
     using Act = decltype(act);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < b.own_rows * pairs; i += kThreads) {
-      const int row = i / pairs, unit = i % pairs * 2;
+    for (int i = threadIdx.x; i < b.own_rows << plan.pair_lanes; i += kClusterThreads) {
+      const int row = i >> plan.pair_lanes, unit = (i & (pairs - 1)) * 2;
+      if (unit >= in_eights(b.units)) continue;
       const float* from = b.at(kZ) + row * plan.unit_stride + unit;
       Pair z{};
 #pragma unroll 4
@@ -139,12 +149,12 @@ __device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
   const int across = in_eights(static_cast<int>(b.net.out)) / 8;
   float* const y = b.at(kY) + ((step & 1) * plan.unit_groups + b.unit_group) * plan.own_rows * plan.out_stride;
 #pragma unroll 1
-  for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kWarps) {
+  for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kClusterWarps) {
     const int row = task / across * 16, o = task % across * 8;
-    float sums[1][1][4] = {};
+    float sums[1][1][4];
     multiply<kRounded>(sums, Along{b.at(kH) + (b.row0 + row) * plan.unit_stride, plan.unit_stride},
-                       Along{b.at(kWeight2) + o * plan.unit_stride, plan.unit_stride}, 1, 0, in_eights(b.units));
-    for_each_pair(sums, 1, [&](int i, int j, Pair& pair) {
+                       Along{b.at(kWeight2) + o * plan.unit_stride, plan.unit_stride}, 0, in_eights(b.units));
+    for_each_pair(sums, [&](int i, int j, const Pair& pair) {
       b.for_column_group(y + (row + i) * plan.out_stride + o + j,
                          [&](float* to) { *reinterpret_cast<Pair*>(to) = pair; });
     });
@@ -153,7 +163,7 @@ __device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
 
 // ---- Loss
 
-constexpr int kLossLanes = 16;  // to a row
+constexpr int kLossLanes = 32;  // to a row
 
 // The outputs of the block's own rows, their loss, and its gradient, to all of the unit group.
 template <bool kRounded>
@@ -165,7 +175,7 @@ __device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
     const float divisor =
         static_cast<float>(plan.loss_per_row != 0 ? b.at<double>(kDivisor)[slot] * plan.loss_per_row : 1);
 #pragma unroll 1
-    for (int row = threadIdx.x / kLossLanes; row < b.own_rows; row += kThreads / kLossLanes) {
+    for (int row = threadIdx.x / kLossLanes; row < b.own_rows; row += kClusterThreads / kLossLanes) {
       const int of_batch = b.row0 + row;
       float* const z = b.at(kGradY) + of_batch * plan.out_stride;
       for (int j = lane; j < out; j += kLossLanes) {
@@ -190,7 +200,7 @@ __device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
   });
 }
 
-// The batch's loss, the same to the bit in every block; to all lanes of a warp.
+// The batch's loss, in whichever block; to all lanes of a warp.
 __device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step) {
   double sum = 0;
   for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += static_cast<double>(b.at(kRowLoss)[i]);
@@ -198,13 +208,20 @@ __device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step) {
   return b.plan.loss_per_row != 0 ? sum / (b.at<double>(kDivisor)[step & 1] * b.plan.loss_per_row) : sum;
 }
 
+// Whether that is a finite number, without computing it; the same for all threads of all blocks.
+__device__ __forceinline__ bool has_finite_loss(const Block& b, int64_t step) {
+  bool bad = b.plan.loss_per_row != 0 && b.at<double>(kDivisor)[step & 1] == 0;
+  for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) bad |= !(abs(b.at(kRowLoss)[i]) < INFINITY);
+  return !__any_sync(0xffffffffu, bad);
+}
+
 // The penalty's part in the loss of a step whose update is over, in all blocks; by one thread of the first.
 __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
   double absolute = 0, square = 0;
-  double* const mine = b.at<double>(kPenalty) + (step & 1) * kWarps * 2;
+  double* const mine = b.at<double>(kPenalty) + (step & 1) * kClusterWarps * 2;
   for (int rank = 0; rank < b.plan.blocks; ++rank) {
     const double* sums = b.plan.blocks > 1 ? cluster_shared(mine, rank) : mine;
-    for (int warp = 0; warp < kWarps; ++warp) absolute += sums[2 * warp], square += sums[2 * warp + 1];
+    for (int warp = 0; warp < kClusterWarps; ++warp) absolute += sums[2 * warp], square += sums[2 * warp + 1];
   }
   const double weight = b.net.penalty_per_row ? b.at<double>(kDivisor)[step & 1] : 1;
   return b.net.gradient.l1 / weight * absolute + b.net.gradient.l2 / weight / 2 * square;
@@ -220,12 +237,12 @@ __device__ __forceinline__ void complete_grad_z(const Block& b, int64_t step) {
   const Dropout drop_out(b, step);
   with_activation(b.net.activation, [&](auto act) {
 #pragma unroll 1
-    for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kWarps) {
+    for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kClusterWarps) {
       const int row = task / across * 16, unit = task % across * 8;
-      float sums[1][1][4] = {};
+      float sums[1][1][4];
       multiply<kRounded>(sums, Along{b.at(kGradY) + (b.row0 + row) * plan.out_stride, plan.out_stride},
-                         AcrossToMeetAlong{b.at(kWeight2) + unit, plan.unit_stride}, 1, 0, out8);
-      for_each_pair(sums, 1, [&](int i, int j, Pair& pair) {
+                         AcrossToMeetAlong{{b.at(kWeight2) + unit, plan.unit_stride}}, 0, out8);
+      for_each_pair(sums, [&](int i, int j, Pair pair) {
         const float* saved = b.at(kSaved) + (row + i) * plan.unit_stride + unit + j;
         const int of_batch = b.row0 + row + i;
 #pragma unroll
@@ -245,7 +262,7 @@ __device__ __forceinline__ void complete_grad_z(const Block& b, int64_t step) {
 // ---- All of it
 
 template <bool kRounded>
-__global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_constant__ ClusterTask task) {
+__global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __grid_constant__ ClusterTask task) {
   const Block b(task);
   const Steps<float>& s = b.s;
   if (s.progress->ended) return;
@@ -261,34 +278,42 @@ __global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_const
   put_down(b, 0, ask(b, 0));
   b.meet(plan.blocks);  // no block is written to before it has cleared its memory
 
-  double loss = 0;  // of the step before, where its penalty is not yet added; the first thread's
+  // Puts down a step's loss, with the penalty that its update found; by one warp.
+  const auto note_loss = [&](int64_t of_step) {
+    if (!b.is_first() || of_step < 0) return;
+    double loss = loss_of_batch(b, of_step);
+    if (penalised) loss += penalty_of(b, of_step);
+    if (thread % 32 == 0) s.losses[of_step] = loss;
+  };
+
   int64_t step = 0;
   bool ended = false;
 #pragma unroll 1
   for (; step < s.steps; ++step) {
     wait_for_copies<0>();
     __syncthreads();  // rows and targets are there, and the step before is over
-    sum_loss_weights(b, step);
     const float* const x = x_of(b, step);
+    multiply_inputs<kRounded>(b, x);
+    b.arrive(plan.column_groups);
     start_copies(b, step + 1);
     commit_copies();
     const Ahead ahead = ask(b, step + 1);
+    b.wait(plan.column_groups);  // all have multiplied the inputs of its own rows
 
-    multiply_inputs<kRounded>(b, x);
-    b.meet(plan.column_groups);
     complete_hidden<kRounded>(b, step);
-    __syncthreads();  // its own rows' hidden values are there
+    __syncthreads();                                    // its own rows' hidden values are there
+    const int spare = kClusterWarps - 1 - thread / 32;  // the last warps have little to do here
+    if (spare == 0) sum_loss_weights(b, step);
+    if (spare == 1) note_loss(step - 1);
     multiply_hidden<kRounded>(b, step);
-    b.meet(plan.unit_groups);
-    if (penalised && step > 0 && b.is_first() && threadIdx.x == 0) s.losses[step - 1] = loss + penalty_of(b, step - 1);
+    b.meet(plan.unit_groups);  // all have computed their part of its own rows' outputs
+
     complete_loss<kRounded>(b, step);
     __syncthreads();  // its own rows' gradients are there
     complete_grad_z<kRounded>(b, step);
-    b.meet(plan.column_groups);
+    b.meet(plan.column_groups);  // all rows' gradients are there
 
-    loss = loss_of_batch(b, step);
-    if (b.is_first() && threadIdx.x == 0) s.losses[step] = loss;
-    ended = s.stop_if_not_finite && !(abs(loss) < static_cast<double>(INFINITY));
+    ended = s.stop_if_not_finite && !has_finite_loss(b, step);
     if (ended) break;
     update_all<kRounded>(b, x, step);
     put_down(b, step + 1, ahead);
@@ -297,8 +322,14 @@ __global__ void __launch_bounds__(kThreads, 1) cluster_kernel(const __grid_const
   wait_for_copies<0>();
   b.meet(plan.blocks);  // all blocks have updated what they hold, and none is written to any more
   store_net(b);
-  if (b.is_first() && threadIdx.x == 0) {
-    if (penalised && step > 0 && !ended) s.losses[step - 1] = loss + penalty_of(b, step - 1);
+  if (thread < 32) {
+    if (!ended) note_loss(step - 1);
+    if (ended && b.is_first()) {
+      const double loss = loss_of_batch(b, step);
+      if (thread == 0) s.losses[step] = loss;
+    }
+  }
+  if (b.is_first() && thread == 0) {
     s.progress->steps += step;
     if (ended) s.progress->ended = 1;
   }

@@ -33,17 +33,32 @@ struct Updater {
     return fma(l2, w, fma(l1, select(w > 0, 1.0f, select(w < 0, -1.0f, w)), g));
   }
 
-  template <class Rule>
-  __device__ __forceinline__ void update(const Rule& of_step, float* number, int size, float g) const {
-    if (clip_value != 0) g = max(min(g, clip_value), -clip_value);
-    float state[Learned<float>::kStates] = {};
+  // Of neighbouring numbers, the first `valid` of them; what is beyond a matrix's columns stays 0.
+  template <class Rule, int kCount>
+  __device__ __forceinline__ void update(const Rule& of_step, float* numbers, int size,
+                                         const Pack<float, kCount>& gradient, int valid = kCount) const {
+    using Numbers = Pack<float, kCount>;
+    const auto array = [&](int i) { return reinterpret_cast<Numbers*>(numbers + i * size); };
+    constexpr int kStates = Learned<float>::kStates;
+    Numbers w = *array(0), state[kStates] = {};
 #pragma unroll
-    for (int i = 0; i < Learned<float>::kStates; ++i)
-      if (i < states) state[i] = number[(i + 1) * size];
-    *number = of_step.step(*number, g, state);
+    for (int i = 0; i < kStates; ++i)
+      if (i < states) state[i] = *array(i + 1);
 #pragma unroll
-    for (int i = 0; i < Learned<float>::kStates; ++i)
-      if (i < states) number[(i + 1) * size] = state[i];
+    for (int n = 0; n < kCount; ++n) {
+      float g = gradient.numbers[n], of_number[kStates];
+      if (clip_value != 0) g = max(min(g, clip_value), -clip_value);
+#pragma unroll
+      for (int i = 0; i < kStates; ++i) of_number[i] = state[i].numbers[n];
+      const float updated = of_step.step(w.numbers[n], g, of_number);
+      if (n < valid) w.numbers[n] = updated;
+#pragma unroll
+      for (int i = 0; i < kStates; ++i) state[i].numbers[n] = of_number[i];
+    }
+    *array(0) = w;
+#pragma unroll
+    for (int i = 0; i < kStates; ++i)
+      if (i < states) *array(i + 1) = state[i];
   }
 };
 
@@ -53,22 +68,19 @@ constexpr int kPieceColumns = 32;  // of a warp's piece of a weight's gradient
 template <bool kRounded, int kM>
 __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, const Across& left, const Across& right,
                                              float* weight, int stride, int size, int rows, int columns, bool frozen) {
-  constexpr int kN = kPieceColumns / 8;
-  float sums[kM][kN][4] = {};
-  const int tiles = min(kN, in_eights(columns) / 8);
-  multiply<kRounded>(sums, left, right, tiles, 0, b.plan.batch);
-  const auto for_each = [&](auto&& f) {
-    for_each_pair(sums, tiles, [&](int row, int column, Pair& g) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        if (row < rows && column + i < columns) f(weight + row * stride + column + i, g.numbers[i]);
+  float sums[kM][kPieceColumns / 8][4];
+  multiply<kRounded>(sums, left, right, 0, b.plan.batch);
+  if (updater.penalised)
+    for_each_sum(sums, [&](int row, int column, float& g) {
+      if (row < rows && column < columns) g = updater.penalise(weight[row * stride + column], g);
     });
-  };
-  if (updater.penalised) for_each([&](float* w, float& g) { g = updater.penalise(*w, g); });
   if (frozen) return;
   with_rule<float>(updater.optimizer, [&]<class Rule>(const Rule*) {
     const Rule rule = *reinterpret_cast<const Rule*>(updater.rule);
-    for_each([&](float* w, float& g) { updater.update(rule, w, size, g); });
+    for_each_pair(sums, [&](int row, int column, const Pair& g) {
+      if (row < rows && column < columns)
+        updater.update(rule, weight + row * stride + column, size, g, columns - column);
+    });
   });
 }
 
@@ -78,14 +90,14 @@ __device__ __forceinline__ void update_bias(const Block& b, const Updater& updat
   constexpr int kLanes = 8;
   const int lane = threadIdx.x & (kLanes - 1), mine = threadIdx.x / kLanes;
 #pragma unroll 1
-  for (int first = 0; first < count; first += kThreads / kLanes) {
+  for (int first = 0; first < count; first += kClusterThreads / kLanes) {
     const int j = first + mine;
     float sum = 0;
     for (int row = lane; j < count && row < b.plan.batch; row += kLanes) sum += grad[row * stride + j];
     sum = sum_of_lanes<kLanes>(sum);
     if (lane == 0 && j < count)
       with_rule<float>(updater.optimizer, [&]<class Rule>(const Rule*) {
-        updater.update(*reinterpret_cast<const Rule*>(updater.rule), bias + j, count, sum);
+        updater.update(*reinterpret_cast<const Rule*>(updater.rule), bias + j, count, Pack<float, 1>{{sum}});
       });
   }
 }
@@ -102,7 +114,7 @@ __device__ __forceinline__ void update_all(const Block& b, const float* x, int64
   const int across1 = pieces(b.columns), count1 = across1 * pieces(b.units);
   const int across2 = pieces(b.units), count2 = across2 * ((out + 15) / 16);
 #pragma unroll 1
-  for (int piece = warp; piece < count1 + count2; piece += kWarps) {
+  for (int piece = warp; piece < count1 + count2; piece += kClusterWarps) {
     const Learned<float>& w = p[piece < count1 ? kW1 : kW2];
     if (w.frozen && !updater.penalised) continue;
     if (piece < count1) {
@@ -123,7 +135,7 @@ __device__ __forceinline__ void update_all(const Block& b, const float* x, int64
   if (p[kB2].value && !p[kB2].frozen) update_bias(b, updater, b.at(kGradY), b.plan.out_stride, b.at(kBias2), out);
   if (updater.penalised) {
     const double absolute = sum_of_lanes<32>(updater.absolute), square = sum_of_lanes<32>(updater.square);
-    double* const mine = b.at<double>(kPenalty) + ((step & 1) * kWarps + warp) * 2;
+    double* const mine = b.at<double>(kPenalty) + ((step & 1) * kClusterWarps + warp) * 2;
     if (lane == 0) mine[0] = absolute, mine[1] = square;
   }
 }

@@ -18,13 +18,23 @@ __device__ __forceinline__ int cluster_rank() {
 #endif
 }
 
-// All threads of all blocks of the cluster wait for each other, and see what was written before.
-__device__ __forceinline__ void cluster_barrier() {
+// All threads of all blocks of the cluster wait for each other, and see what was written before: in two halves, between
+// which a thread may do other things.
+__device__ __forceinline__ void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #else
   __syncthreads();
 #endif
+}
+__device__ __forceinline__ void cluster_barrier() {
+  cluster_arrive();
+  cluster_wait();
 }
 
 // Where block `rank` of the cluster has what this block has at `shared`.

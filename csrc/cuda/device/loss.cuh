@@ -45,7 +45,7 @@ struct RowTarget {
 };
 
 // All lanes of a warp call it, kLanes (a power of two, at most 32) for each row. z (out) becomes its gradient times
-// weight / divisor; returns the row's loss times its weight, to all of its lanes.
+// weight / divisor; returns the row's loss times its weight, to all of its lanes. Lane i has written z[i + n · kLanes].
 template <int kLanes, class Loss, class T>
 __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int out, const RowTarget<T>& target,
                                          T divisor, T* z) {
@@ -60,16 +60,21 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
     T highest = -static_cast<T>(INFINITY);
     for (int j = lane; target.counts && j < out; j += kLanes) highest = max(highest, z[j]);
     highest = largest_of_lanes<kLanes>(highest);
-    T total = 0, target_total = 0, target_dot_z = 0;
-    for (int j = lane; target.counts && j < out; j += kLanes) {
-      const T t = wanted(j);
-      target_total += t;
-      if (t != 0) target_dot_z += t * (z[j] - highest);
-      total += z[j] = exp(z[j] - highest);
+    const bool is_one_class = !target.values && !target.class_weight && smoothing == 0;
+    T total = 0, target_total = 1, target_dot_z = is_one_class && target.counts ? z[target.label] - highest : T(0);
+    if (!is_one_class) {
+      target_total = 0;
+      for (int j = lane; target.counts && j < out; j += kLanes) {
+        const T t = wanted(j);
+        target_total += t;
+        if (t != 0) target_dot_z += t * (z[j] - highest);
+      }
+      target_total = sum_of_lanes<kLanes>(target_total);
+      target_dot_z = sum_of_lanes<kLanes>(target_dot_z);
     }
+    __syncwarp();  // z is read by a lane that may not have written it, and is now written
+    for (int j = lane; target.counts && j < out; j += kLanes) total += z[j] = exp(z[j] - highest);
     total = sum_of_lanes<kLanes>(total);
-    target_total = sum_of_lanes<kLanes>(target_total);
-    target_dot_z = sum_of_lanes<kLanes>(target_dot_z);
     const T factor = scale * target_total / total;
     for (int j = lane; j < out; j += kLanes) z[j] = target.counts ? z[j] * factor - scale * wanted(j) : T(0);
     return target.counts ? target.weight * (target_total * log1p(total - 1) - target_dot_z) : T(0);

@@ -1,5 +1,5 @@
-// Products of matrices in shared memory, by one warp on tensor cores: kM × 16 rows, kN × 8 columns. Factors of float32
-// go in as two numbers of TF32 each, so that products have 22 bits and more; or rounded to bfloat16.
+// Products of matrices in shared memory, by one warp on tensor cores: kM × 16 rows, kN × 8 columns. A factor of float32
+// goes in as two numbers of TF32, which keep 21 of its bits; or rounded to bfloat16.
 #pragma once
 #include "cuda/device/convert.cuh"
 #include "cuda/device/mma.cuh"
@@ -9,14 +9,16 @@ namespace twolayer::cuda {
 
 using Pair = Pack<float, 2>;
 
-// The numbers of k that lane t of a group of four holds of row (or column) i, of eight from k on. Which two they are is
-// free, as long as both factors hold the same.
+// A factor: at(i, k, t) are the numbers that lane t of a group of four holds of row (or column) i, of eight of k. Which
+// two of the eight they are is free, as long as both factors hold the same. Strides are 8 or 24 modulo 32: then the
+// lanes of a warp meet no bank twice.
 struct Along {  // memory runs along k: neighbours
   const float* data;
   int stride;
   __device__ __forceinline__ Pair at(int i, int k, int t) const {
     return *reinterpret_cast<const Pair*>(data + i * stride + k + 2 * t);
   }
+  __device__ __forceinline__ float number(int i, int k) const { return data[i * stride + k]; }
 };
 struct Across {  // memory runs along i: four apart
   const float* data;
@@ -24,10 +26,9 @@ struct Across {  // memory runs along i: four apart
   __device__ __forceinline__ Pair at(int i, int k, int t) const {
     return {{data[(k + t) * stride + i], data[(k + t + 4) * stride + i]}};
   }
+  __device__ __forceinline__ float number(int i, int k) const { return data[k * stride + i]; }
 };
-struct AcrossToMeetAlong {
-  const float* data;
-  int stride;
+struct AcrossToMeetAlong : Across {
   __device__ __forceinline__ Pair at(int i, int k, int t) const {
     return {{data[(k + 2 * t) * stride + i], data[(k + 2 * t + 1) * stride + i]}};
   }
@@ -39,65 +40,103 @@ __device__ __forceinline__ float rounded_to_bfloat16(float x) {
   return widen(rounded);
 }
 
-// sums += a b over [k0, k1), of the first n of kN columns of tiles.
-template <bool kRounded, int kM, int kN, class A, class B>
-__device__ __forceinline__ void multiply(float (&sums)[kM][kN][4], const A& a, const B& b, int n, int k0, int k1) {
-  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const auto split = [](float x, uint32_t& high, uint32_t& low, uint32_t& finite) {
+// A pair as tensor cores take it. Where a number is infinite its low part is not a number; see `multiply`.
+template <bool kRounded>
+__device__ __forceinline__ void split(const Pair& pair, uint32_t (&high)[2], uint32_t (&low)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
     if constexpr (kRounded) {
-      high = __float_as_uint(rounded_to_bfloat16(x));
+      high[i] = __float_as_uint(rounded_to_bfloat16(pair.numbers[i]));
     } else {
-      const Tf32 parts = fetch_tf32<true>(&x);
-      high = parts.high, low = parts.low, finite = finite_or_0(parts.high);
-    }
-  };
-#pragma unroll 1
-  for (int k = k0; k < k1; k += 8) {
-    uint32_t left[kM][4], left_low[kM][4], left_finite[kM][4];
-#pragma unroll
-    for (int m = 0; m < kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const Pair pair = a.at(16 * m + 8 * half + g, k, t);
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          split(pair.numbers[i], left[m][2 * i + half], left_low[m][2 * i + half], left_finite[m][2 * i + half]);
-      }
-#pragma unroll
-    for (int j = 0; j < kN; ++j) {
-      if (j >= n) break;
-      const Pair pair = b.at(8 * j + g, k, t);
-      uint32_t right[2], right_low[2], right_finite[2];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) split(pair.numbers[i], right[i], right_low[i], right_finite[i]);
-#pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        if constexpr (!kRounded) {
-          mma_tf32(sums[m][j], left_low[m], right_finite);
-          mma_tf32(sums[m][j], left_finite[m], right_low);
-        }
-        mma_tf32(sums[m][j], left[m], right);
-      }
+      high[i] = __float_as_uint(pair.numbers[i]) & 0xffffe000u;
+      low[i] = __float_as_uint(__fadd_rn(pair.numbers[i], -__uint_as_float(high[i])));
     }
   }
 }
 
-// f(row, column, pair) for the lane's sums: of each row two neighbouring columns.
+// f(row, column, sum) for each of the lane's sums.
 template <int kM, int kN, class F>
-__device__ __forceinline__ void for_each_pair(float (&sums)[kM][kN][4], int n, F&& f) {
+__device__ __forceinline__ void for_each_sum(float (&sums)[kM][kN][4], F&& f) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int m = 0; m < kM; ++m)
 #pragma unroll
-    for (int j = 0; j < kN; ++j) {
-      if (j >= n) break;
+    for (int j = 0; j < kN; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) f(16 * m + e / 2 * 8 + lane / 4, 8 * j + lane % 4 * 2 + e % 2, sums[m][j][e]);
+}
+
+// f(row, column, pair) for the lane's sums: of each row two neighbouring columns.
+template <int kM, int kN, class F>
+__device__ __forceinline__ void for_each_pair(const float (&sums)[kM][kN][4], F&& f) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int j = 0; j < kN; ++j)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        f(16 * m + 8 * half + lane / 4, 8 * j + lane % 4 * 2, Pair{{sums[m][j][2 * half], sums[m][j][2 * half + 1]}});
+}
+
+// sums = a b over [k0, k1)
+template <bool kRounded, int kM, int kN, class A, class B>
+__device__ __forceinline__ void multiply(float (&sums)[kM][kN][4], const A& a, const B& b, int k0, int k1) {
+  constexpr bool kApart = !kRounded && kM * kN <= 4;  // few sums would wait for each other
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  float rest[kM][kN][4] = {};
+#pragma unroll
+  for (int m = 0; m < kM; ++m)
+#pragma unroll
+    for (int j = 0; j < kN; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[m][j][e] = 0;
+
+#pragma unroll 1
+  for (int k = k0; k < k1; k += 8) {
+    uint32_t left[kM][4], left_low[kM][4], right[kN][2], right_low[kN][2];
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        Pair pair{{sums[m][j][2 * half], sums[m][j][2 * half + 1]}};
-        f(16 * m + 8 * half + lane / 4, 8 * j + lane % 4 * 2, pair);
-        sums[m][j][2 * half] = pair.numbers[0], sums[m][j][2 * half + 1] = pair.numbers[1];
+        uint32_t high[2], low[2] = {};
+        split<kRounded>(a.at(16 * m + 8 * half + g, k, t), high, low);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) left[m][2 * i + half] = high[i], left_low[m][2 * i + half] = low[i];
       }
+#pragma unroll
+    for (int j = 0; j < kN; ++j) split<kRounded>(b.at(8 * j + g, k, t), right[j], right_low[j]);
+
+    const auto each = [&](auto&& f) {
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+#pragma unroll
+        for (int j = 0; j < kN; ++j) f(m, j);
+    };
+    if constexpr (!kRounded) {
+      each([&](int m, int j) { mma_tf32((kApart ? rest : sums)[m][j], left_low[m], right[j]); });
+      each([&](int m, int j) { mma_tf32((kApart ? rest : sums)[m][j], left[m], right_low[j]); });
     }
+    each([&](int m, int j) { mma_tf32(sums[m][j], left[m], right[j]); });
+  }
+  if constexpr (kApart) {
+#pragma unroll
+    for (int m = 0; m < kM; ++m)
+#pragma unroll
+      for (int j = 0; j < kN; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[m][j][e] += rest[m][j][e];
+  }
+  if constexpr (!kRounded) {  // an infinite factor: once more, without parts
+    float finite = 0;
+    for_each_sum(sums, [&](int, int, float sum) { finite = fma(sum, 0.0f, finite); });
+    if (!__any_sync(0xffffffffu, finite != 0)) return;
+    for_each_sum(sums, [&](int row, int column, float& sum) {
+      sum = 0;
+#pragma unroll 1
+      for (int k = k0; k < k1; ++k) sum = fma(a.number(row, k), b.number(column, k), sum);
+    });
+  }
 }
 
 }  // namespace twolayer::cuda

@@ -5,6 +5,8 @@
 namespace twolayer::cuda {
 
 inline int cluster_rank() { return emulation::current().rank; }
+inline void cluster_arrive() {}
+inline void cluster_wait() { emulation::cluster_barrier(); }
 inline void cluster_barrier() { emulation::cluster_barrier(); }
 
 template <class T>
