@@ -55,6 +55,7 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   plan.access = access_of(e, plan.columns * number);
   plan.copy_lanes = lanes_for(share_of(plan.columns * number, plan.access < 4 ? 1 : plan.access));
   plan.convert_lanes = lanes_for(share_of(plan.columns, 4)), plan.pair_lanes = lanes_for(up_to(plan.units, 8) / 2);
+  plan.saves_input = saves_input(net.activation);
   plan.loss_per_row = static_cast<double>(loss_per_row(net.loss, net.out));
   plan.rule_bytes = static_cast<int>(rule_bytes<float>(net.optimizer));
 
@@ -108,7 +109,7 @@ ClusterPlan plan_cluster(const Steps<float>& s, const Device& device, int most_b
   for (int blocks = 1; blocks <= most_blocks; blocks *= 2)
     for (int column_groups = 1; column_groups <= blocks; column_groups *= 2) {
       const ClusterPlan plan = lay_out(s, blocks / column_groups, column_groups);
-      if (plan.shared_bytes > device.shared_bytes || plan.own_rows * (column_groups - 1) >= plan.batch) continue;
+      if (plan.shared_bytes > device.shared_bytes) continue;
       if (column_groups > 1 && plan.columns * (column_groups - 1) >= s.training.in) continue;
       if (plan.units * (plan.unit_groups - 1) >= s.training.hidden) continue;  // some would have nothing to do
       const double cost = cycles(plan);

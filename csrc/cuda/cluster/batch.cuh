@@ -76,6 +76,7 @@ __device__ __forceinline__ void copy_rows(const Block& b, const int64_t* rows, c
     const int64_t row = rows[i];
     const char* const source = row >= 0 ? from + row * b.s.examples.x_stride : from;
     const int given = row >= 0 ? valid : 0;
+#pragma unroll 1
     for (int at = lane * kBytes; at < width; at += lanes * kBytes) {
       if constexpr (kBytes >= 4) {
         const int here = max(0, min(given - at, kBytes));
@@ -106,12 +107,11 @@ __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
   else
     copy_rows<1>(b, rows, from, to, stride, valid, width);
   if (!e.values) return;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float* const targets = b.at(kTarget) + slot * b.plan.own_rows * b.plan.out_stride;
 #pragma unroll 1
-  for (int i = warp; i < b.own_rows; i += kClusterWarps) {
+  for (int i = b.warp; i < b.own_rows; i += kClusterWarps) {
     const int64_t row = rows[b.row0 + i];
-    for (int j = lane; row >= 0 && j < b.net.out; j += 32)
+    for (int j = b.lane; row >= 0 && j < b.net.out; j += 32)
       copy_async<4>(targets + i * b.plan.out_stride + j, e.values + row * e.value_stride + j, 4);
   }
 }
@@ -132,6 +132,7 @@ __device__ __forceinline__ void convert_rows(const Block& b, const char* raw) {
   float* const x = b.at(kX);
 #pragma unroll 1
   for (int i = threadIdx.x >> b.plan.convert_lanes; i < b.plan.batch; i += kClusterThreads >> b.plan.convert_lanes)
+#pragma unroll 1
     for (int c = kNumbers * lane; c < b.plan.columns; c += kNumbers * lanes) {
       const auto stored = *reinterpret_cast<const Pack<S, kNumbers>*>(raw + i * b.plan.raw_stride + c * int{sizeof(S)});
       Pack<float, kNumbers> numbers;

@@ -19,6 +19,7 @@ struct Block {
   const Training<float>& net;
   const ClusterPlan& plan;
   char* const memory;
+  const int warp, lane;  // of this thread; the first the same number in all of a warp's registers, and known to be
   const int rank, unit_group, column_group;
   const int unit0, units, column0, columns;  // its own; of none it may have any
   const int row0, own_rows;                  // of the batch, those whose hidden values and loss it completes
@@ -29,6 +30,8 @@ struct Block {
         net(t.steps.training),
         plan(t.plan),
         memory(shared_memory()),
+        warp(__shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 32), 0)),
+        lane(threadIdx.x % 32),
         rank(t.plan.blocks > 1 ? cluster_rank() : 0),
         unit_group(rank / t.plan.column_groups),
         column_group(rank % t.plan.column_groups),
@@ -64,12 +67,12 @@ struct Block {
   // f(where the block of that column group, or unit group, has what this block has at `mine`)
   template <class V, class F>
   __device__ __forceinline__ void for_unit_group(V* mine, F&& f) const {
-    if (plan.column_groups == 1) return f(mine);
+#pragma unroll 1
     for (int i = 0; i < plan.column_groups; ++i) f(cluster_shared(mine, unit_group * plan.column_groups + i));
   }
   template <class V, class F>
   __device__ __forceinline__ void for_column_group(V* mine, F&& f) const {
-    if (plan.unit_groups == 1) return f(mine);
+#pragma unroll 1
     for (int i = 0; i < plan.unit_groups; ++i) f(cluster_shared(mine, i * plan.column_groups + column_group));
   }
 

@@ -54,8 +54,9 @@ struct ClusterPlan {
   int convert_lanes = 0;  // the same, that convert one
   int pair_lanes = 0;     // log2 of the threads that take a row's units, two each
   int rule_bytes = 0;
-  double loss_per_row = 0;  // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
-  int at[kArrays] = {};     // bytes
+  bool saves_input = false;  // what the activation's derivative is computed from: its input, not its output
+  double loss_per_row = 0;   // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
+  int at[kArrays] = {};      // bytes
   int shared_bytes = 0;
 };
 

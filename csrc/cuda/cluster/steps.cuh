@@ -3,7 +3,7 @@
 #pragma once
 #include "cuda/cluster/batch.cuh"
 #include "cuda/cluster/update.cuh"
-#include "cuda/device/activation.cuh"
+#include "cuda/device/activation_call.cuh"
 #include "cuda/device/dropout.cuh"
 
 namespace twolayer::cuda {
@@ -54,13 +54,18 @@ __device__ __forceinline__ void store_net(const Block& b) {
 // A tile of 16 rows and 8 · kN units of x W1ᵀ, over [k0, k1) of the block's inputs, to where it is summed.
 template <bool kRounded, int kN>
 __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, int unit, int k0, int k1, float* to) {
-  const int units = in_eights(b.units) - unit;
+  const int units = in_eights(b.units) - unit, stride = b.plan.unit_stride;
+  const Along left{x, b.plan.column_stride};
+  const Along right{b.at(kWeight1) + unit * b.plan.column_stride, b.plan.column_stride};
   float sums[1][kN][4];
-  multiply<kRounded>(sums, Along{x, b.plan.column_stride},
-                     Along{b.at(kWeight1) + unit * b.plan.column_stride, b.plan.column_stride}, k0, k1);
-  for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-    if (j < units) *reinterpret_cast<Pair*>(to + i * b.plan.unit_stride + unit + j) = pair;
-  });
+  if (multiply<kRounded>(sums, left, right, k0, k1))
+    for_each_pair(sums, [&](int i, int j, const Pair& pair) {
+      if (j < units) *reinterpret_cast<Pair*>(to + i * stride + unit + j) = pair;
+    });
+  else
+    for_each_number<1, kN>([&](int i, int j) {
+      if (j < units) to[i * stride + unit + j] = dot(left, right, i, j, k0, k1);
+    });
 }
 
 // x W1ᵀ over the block's inputs, to those who complete its rows.
@@ -71,7 +76,7 @@ __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x) 
   const int tiles = plan.batch / 16, units8 = in_eights(b.units), steps = in_eights(b.columns) / 8;
   const int part_steps = (steps + plan.parts - 1) / plan.parts, across = (units8 + kUnits - 1) / kUnits;
 #pragma unroll 1
-  for (int task = threadIdx.x / 32; task < tiles * plan.parts * across; task += kClusterWarps) {
+  for (int task = b.warp; task < tiles * plan.parts * across; task += kClusterWarps) {
     const int row = task % tiles * 16, unit = task / tiles % across * kUnits, part = task / tiles / across;
     const int owner = row / plan.own_rows;
     const int k0 = min(part * part_steps, steps) * 8, k1 = min((part + 1) * part_steps, steps) * 8;
@@ -112,34 +117,31 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
   const int rows = rows_of(b, step);
   const Dropout drop_out(b, step);
   const float* const b1 = b.net.parameters[kB1].value ? b.at(kBias1) : nullptr;
-  with_activation(b.net.activation, [&](auto act) {
-    using Act = decltype(act);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < b.own_rows << plan.pair_lanes; i += kClusterThreads) {
-      const int row = i >> plan.pair_lanes, unit = (i & (pairs - 1)) * 2;
-      if (unit >= in_eights(b.units)) continue;
-      const float* from = b.at(kZ) + row * plan.unit_stride + unit;
-      Pair z{};
+  for (int i = threadIdx.x; i < b.own_rows << plan.pair_lanes; i += kClusterThreads) {
+    const int row = i >> plan.pair_lanes, unit = (i & (pairs - 1)) * 2;
+    if (unit >= in_eights(b.units)) continue;
+    const float* from = b.at(kZ) + row * plan.unit_stride + unit;
+    Pair z{};
 #pragma unroll 4
-      for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) {
-        const Pair part = *reinterpret_cast<const Pair*>(from);
-        z.numbers[0] += part.numbers[0], z.numbers[1] += part.numbers[1];
-      }
-      Pair h{}, saved{};
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        if (unit + j >= b.units || b.row0 + row >= rows) continue;
-        const float input = b1 ? z.numbers[j] + b1[unit + j] : z.numbers[j];
-        float value = Act::value(input);
-        saved.numbers[j] = Act::saves_input ? input : value;
-        if (b.net.dropout > 0) value = drop_out(b, b.row0 + row, unit + j, value);
-        h.numbers[j] = kRounded ? rounded_to_bfloat16(value) : value;
-      }
-      *reinterpret_cast<Pair*>(b.at(kSaved) + row * plan.unit_stride + unit) = saved;
-      b.for_unit_group(b.at(kH) + (b.row0 + row) * plan.unit_stride + unit,
-                       [&](float* to) { *reinterpret_cast<Pair*>(to) = h; });
+    for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) {
+      const Pair part = *reinterpret_cast<const Pair*>(from);
+      z.numbers[0] += part.numbers[0], z.numbers[1] += part.numbers[1];
     }
-  });
+    Pair h{}, saved{};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      if (unit + j >= b.units || b.row0 + row >= rows) continue;
+      const float input = b1 ? z.numbers[j] + b1[unit + j] : z.numbers[j];
+      float value = activation_value(b.net.activation, input);
+      saved.numbers[j] = plan.saves_input ? input : value;
+      if (b.net.dropout > 0) value = drop_out(b, b.row0 + row, unit + j, value);
+      h.numbers[j] = kRounded ? rounded_to_bfloat16(value) : value;
+    }
+    *reinterpret_cast<Pair*>(b.at(kSaved) + row * plan.unit_stride + unit) = saved;
+    b.for_unit_group(b.at(kH) + (b.row0 + row) * plan.unit_stride + unit,
+                     [&](float* to) { *reinterpret_cast<Pair*>(to) = h; });
+  }
 }
 
 // What the block's units contribute to the outputs of its own rows, to all of its column group.
@@ -149,36 +151,41 @@ __device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
   const int across = in_eights(static_cast<int>(b.net.out)) / 8;
   float* const y = b.at(kY) + ((step & 1) * plan.unit_groups + b.unit_group) * plan.own_rows * plan.out_stride;
 #pragma unroll 1
-  for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kClusterWarps) {
+  for (int task = b.warp; task < b.own_rows / 16 * across; task += kClusterWarps) {
     const int row = task / across * 16, o = task % across * 8;
+    const Along left{b.at(kH) + (b.row0 + row) * plan.unit_stride, plan.unit_stride};
+    const Along right{b.at(kWeight2) + o * plan.unit_stride, plan.unit_stride};
+    const int units8 = in_eights(b.units);
+    float* const to = y + row * plan.out_stride + o;
     float sums[1][1][4];
-    multiply<kRounded>(sums, Along{b.at(kH) + (b.row0 + row) * plan.unit_stride, plan.unit_stride},
-                       Along{b.at(kWeight2) + o * plan.unit_stride, plan.unit_stride}, 0, in_eights(b.units));
-    for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-      b.for_column_group(y + (row + i) * plan.out_stride + o + j,
-                         [&](float* to) { *reinterpret_cast<Pair*>(to) = pair; });
-    });
+    if (multiply<kRounded>(sums, left, right, 0, units8))
+      for_each_pair(sums, [&](int i, int j, const Pair& pair) {
+        b.for_column_group(to + i * plan.out_stride + j, [&](float* there) { *reinterpret_cast<Pair*>(there) = pair; });
+      });
+    else
+      for_each_number<1, 1>([&](int i, int j) {
+        const float sum = dot(left, right, i, j, 0, units8);
+        b.for_column_group(to + i * plan.out_stride + j, [&](float* there) { *there = sum; });
+      });
   }
 }
 
 // ---- Loss
 
-constexpr int kLossLanes = 32;  // to a row
-
 // The outputs of the block's own rows, their loss, and its gradient, to all of the unit group.
 template <bool kRounded>
 __device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
   const ClusterPlan& plan = b.plan;
-  const int slot = static_cast<int>(step & 1), lane = threadIdx.x & (kLossLanes - 1), out = static_cast<int>(b.net.out);
+  const int slot = static_cast<int>(step & 1), lane = b.lane, out = static_cast<int>(b.net.out);
   const float* const b2 = b.net.parameters[kB2].value ? b.at(kBias2) : nullptr;
   with_loss(b.net.loss, [&](auto loss) {
     const float divisor =
         static_cast<float>(plan.loss_per_row != 0 ? b.at<double>(kDivisor)[slot] * plan.loss_per_row : 1);
 #pragma unroll 1
-    for (int row = threadIdx.x / kLossLanes; row < b.own_rows; row += kClusterThreads / kLossLanes) {
+    for (int row = b.warp; row < b.own_rows; row += kClusterWarps) {
       const int of_batch = b.row0 + row;
       float* const z = b.at(kGradY) + of_batch * plan.out_stride;
-      for (int j = lane; j < out; j += kLossLanes) {
+      for (int j = lane; j < out; j += 32) {
         const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
         float sum = b2 ? b2[j] : 0.0f;
 #pragma unroll 4
@@ -190,8 +197,8 @@ __device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
           b.s.examples.values ? b.at(kTarget) + (slot * plan.own_rows + row) * plan.out_stride : nullptr;
       const RowTarget<float> target{label, values, b.s.examples.class_weight,
                                     b.at(kRowWeight)[slot * plan.batch + of_batch], label != kCountsForNothing};
-      const float row_loss = loss_of_row<kLossLanes>(loss, b.net.loss_options, out, target, divisor, z);
-      for (int j = lane; j < out; j += kLossLanes) {
+      const float row_loss = loss_of_row<32>(loss, b.net.loss_options, out, target, divisor, z);
+      for (int j = lane; j < out; j += 32) {
         const float g = kRounded ? rounded_to_bfloat16(z[j]) : z[j];
         b.for_unit_group(z + j, [&](float* to) { *to = g; });
       }
@@ -235,28 +242,31 @@ __device__ __forceinline__ void complete_grad_z(const Block& b, int64_t step) {
   const ClusterPlan& plan = b.plan;
   const int across = in_eights(b.units) / 8, out8 = in_eights(static_cast<int>(b.net.out)), rows = rows_of(b, step);
   const Dropout drop_out(b, step);
-  with_activation(b.net.activation, [&](auto act) {
+  const auto through_hidden = [&](int row, int unit, float g) {
+    if (b.row0 + row >= rows) return 0.0f;
+    if (b.net.dropout > 0) g = drop_out(b, b.row0 + row, unit, g);
+    g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
+    return kRounded ? rounded_to_bfloat16(g) : g;
+  };
 #pragma unroll 1
-    for (int task = threadIdx.x / 32; task < b.own_rows / 16 * across; task += kClusterWarps) {
-      const int row = task / across * 16, unit = task % across * 8;
-      float sums[1][1][4];
-      multiply<kRounded>(sums, Along{b.at(kGradY) + (b.row0 + row) * plan.out_stride, plan.out_stride},
-                         AcrossToMeetAlong{{b.at(kWeight2) + unit, plan.unit_stride}}, 0, out8);
+  for (int task = b.warp; task < b.own_rows / 16 * across; task += kClusterWarps) {
+    const int row = task / across * 16, unit = task % across * 8;
+    const Along left{b.at(kGradY) + (b.row0 + row) * plan.out_stride, plan.out_stride};
+    const AcrossToMeetAlong right{{b.at(kWeight2) + unit, plan.unit_stride}};
+    float* const to = b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit;
+    float sums[1][1][4];
+    if (multiply<kRounded>(sums, left, right, 0, out8))
       for_each_pair(sums, [&](int i, int j, Pair pair) {
-        const float* saved = b.at(kSaved) + (row + i) * plan.unit_stride + unit + j;
-        const int of_batch = b.row0 + row + i;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float g = pair.numbers[e];
-          if (b.net.dropout > 0) g = drop_out(b, of_batch, unit + j + e, g);
-          g = of_batch < rows ? through(act, g, saved[e]) : 0.0f;
-          pair.numbers[e] = kRounded ? rounded_to_bfloat16(g) : g;
-        }
-        b.for_unit_group(b.at(kGradZ) + of_batch * plan.unit_stride + unit + j,
-                         [&](float* to) { *reinterpret_cast<Pair*>(to) = pair; });
+        for (int e = 0; e < 2; ++e) pair.numbers[e] = through_hidden(row + i, unit + j + e, pair.numbers[e]);
+        b.for_unit_group(to + i * plan.unit_stride + j, [&](float* there) { *reinterpret_cast<Pair*>(there) = pair; });
       });
-    }
-  });
+    else
+      for_each_number<1, 1>([&](int i, int j) {
+        const float g = through_hidden(row + i, unit + j, dot(left, right, i, j, 0, out8));
+        b.for_unit_group(to + i * plan.unit_stride + j, [&](float* there) { *there = g; });
+      });
+  }
 }
 
 // ---- All of it
@@ -301,8 +311,8 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
     b.wait(plan.column_groups);  // all have multiplied the inputs of its own rows
 
     complete_hidden<kRounded>(b, step);
-    __syncthreads();                                    // its own rows' hidden values are there
-    const int spare = kClusterWarps - 1 - thread / 32;  // the last warps have little to do here
+    __syncthreads();                               // its own rows' hidden values are there
+    const int spare = kClusterWarps - 1 - b.warp;  // the last warps have little to do here
     if (spare == 0) sum_loss_weights(b, step);
     if (spare == 1) note_loss(step - 1);
     multiply_hidden<kRounded>(b, step);
@@ -322,7 +332,7 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
   wait_for_copies<0>();
   b.meet(plan.blocks);  // all blocks have updated what they hold, and none is written to any more
   store_net(b);
-  if (thread < 32) {
+  if (b.warp == 0) {
     if (!ended) note_loss(step - 1);
     if (ended && b.is_first()) {
       const double loss = loss_of_batch(b, step);

@@ -58,12 +58,14 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
       return (given * (1 - smoothing) + even) * (target.class_weight ? target.class_weight[j] : T(1));
     };
     T highest = -static_cast<T>(INFINITY);
+#pragma unroll 1
     for (int j = lane; target.counts && j < out; j += kLanes) highest = max(highest, z[j]);
     highest = largest_of_lanes<kLanes>(highest);
     const bool is_one_class = !target.values && !target.class_weight && smoothing == 0;
     T total = 0, target_total = 1, target_dot_z = is_one_class && target.counts ? z[target.label] - highest : T(0);
     if (!is_one_class) {
       target_total = 0;
+#pragma unroll 1
       for (int j = lane; target.counts && j < out; j += kLanes) {
         const T t = wanted(j);
         target_total += t;
@@ -73,14 +75,17 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
       target_dot_z = sum_of_lanes<kLanes>(target_dot_z);
     }
     __syncwarp();  // z is read by a lane that may not have written it, and is now written
+#pragma unroll 1
     for (int j = lane; target.counts && j < out; j += kLanes) total += z[j] = exp(z[j] - highest);
     total = sum_of_lanes<kLanes>(total);
     const T factor = scale * target_total / total;
+#pragma unroll 1
     for (int j = lane; j < out; j += kLanes) z[j] = target.counts ? z[j] * factor - scale * wanted(j) : T(0);
     return target.counts ? target.weight * (target_total * log1p(total - 1) - target_dot_z) : T(0);
   } else {
     const T beta = static_cast<T>(options.beta);
     T total = 0;
+#pragma unroll 1
     for (int j = lane; j < out; j += kLanes) {
       const T value = z[j];
       z[j] = 0;

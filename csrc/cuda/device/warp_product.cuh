@@ -54,18 +54,6 @@ __device__ __forceinline__ void split(const Pair& pair, uint32_t (&high)[2], uin
   }
 }
 
-// f(row, column, sum) for each of the lane's sums.
-template <int kM, int kN, class F>
-__device__ __forceinline__ void for_each_sum(float (&sums)[kM][kN][4], F&& f) {
-  const int lane = threadIdx.x % 32;
-#pragma unroll
-  for (int m = 0; m < kM; ++m)
-#pragma unroll
-    for (int j = 0; j < kN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) f(16 * m + e / 2 * 8 + lane / 4, 8 * j + lane % 4 * 2 + e % 2, sums[m][j][e]);
-}
-
 // f(row, column, pair) for the lane's sums: of each row two neighbouring columns.
 template <int kM, int kN, class F>
 __device__ __forceinline__ void for_each_pair(const float (&sums)[kM][kN][4], F&& f) {
@@ -79,9 +67,10 @@ __device__ __forceinline__ void for_each_pair(const float (&sums)[kM][kN][4], F&
         f(16 * m + 8 * half + lane / 4, 8 * j + lane % 4 * 2, Pair{{sums[m][j][2 * half], sums[m][j][2 * half + 1]}});
 }
 
-// sums = a b over [k0, k1)
+// sums = a b over [k0, k1); false if a sum is not a finite number. Then it need not be what it should be, as an
+// infinite factor's parts are infinite and not a number: see `dot`.
 template <bool kRounded, int kM, int kN, class A, class B>
-__device__ __forceinline__ void multiply(float (&sums)[kM][kN][4], const A& a, const B& b, int k0, int k1) {
+__device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, const B& b, int k0, int k1) {
   constexpr bool kApart = !kRounded && kM * kN <= 4;  // few sums would wait for each other
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   float rest[kM][kN][4] = {};
@@ -119,24 +108,34 @@ __device__ __forceinline__ void multiply(float (&sums)[kM][kN][4], const A& a, c
     }
     each([&](int m, int j) { mma_tf32(sums[m][j], left[m], right[j]); });
   }
-  if constexpr (kApart) {
+  float zero = 0;
 #pragma unroll
-    for (int m = 0; m < kM; ++m)
+  for (int m = 0; m < kM; ++m)
 #pragma unroll
-      for (int j = 0; j < kN; ++j)
+    for (int j = 0; j < kN; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) sums[m][j][e] += rest[m][j][e];
-  }
-  if constexpr (!kRounded) {  // an infinite factor: once more, without parts
-    float finite = 0;
-    for_each_sum(sums, [&](int, int, float sum) { finite = fma(sum, 0.0f, finite); });
-    if (!__any_sync(0xffffffffu, finite != 0)) return;
-    for_each_sum(sums, [&](int row, int column, float& sum) {
-      sum = 0;
+      for (int e = 0; e < 4; ++e) {
+        if constexpr (kApart) sums[m][j][e] += rest[m][j][e];
+        zero = fma(sums[m][j][e], 0.0f, zero);
+      }
+  return kRounded || !__any_sync(0xffffffffu, zero != 0);
+}
+
+// A sum whose factors need not be finite, without parts.
+template <class A, class B>
+__device__ __forceinline__ float dot(const A& a, const B& b, int row, int column, int k0, int k1) {
+  float sum = 0;
 #pragma unroll 1
-      for (int k = k0; k < k1; ++k) sum = fma(a.number(row, k), b.number(column, k), sum);
-    });
-  }
+  for (int k = k0; k < k1; ++k) sum = fma(a.number(row, k), b.number(column, k), sum);
+  return sum;
+}
+
+// f(row, column) for all of 16 · kM × 8 · kN numbers, one after the other.
+template <int kM, int kN, class F>
+__device__ __forceinline__ void for_each_number(F&& f) {
+  constexpr int kColumns = 8 * kN;
+#pragma unroll 1
+  for (int i = threadIdx.x % 32; i < 16 * kM * kColumns; i += 32) f(i / kColumns, i % kColumns);
 }
 
 }  // namespace twolayer::cuda
