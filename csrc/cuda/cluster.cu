@@ -31,30 +31,38 @@ int access_of(const Examples<float>& examples, int64_t column_bytes) {
 }
 
 // The layout for so many groups; shared_bytes says whether it fits.
-ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
+ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int column_groups) {
   const Training<float>& net = s.training;
   const Examples<float>& e = s.examples;
   ClusterPlan plan;
   plan.blocks = unit_groups * column_groups;
   plan.unit_groups = unit_groups, plan.column_groups = column_groups;
   plan.units = static_cast<int>(share_of(net.hidden, unit_groups));
-  plan.columns = static_cast<int>(up_to(share_of(net.in, column_groups), 8));
+  const int number = bytes_of(e.storage);
+  plan.columns = static_cast<int>(up_to(share_of(net.in, column_groups), number == 1 ? 16 : 8));
   plan.batch = static_cast<int>(up_to(s.batch_size < s.rows ? s.batch_size : s.rows, 16));
   plan.own_rows = static_cast<int>(up_to(share_of(plan.batch, column_groups), 16));
   const int tiles = plan.batch / 16;
   const int tasks = tiles * static_cast<int>(share_of(plan.units, 32));
   plan.parts = tasks < kClusterWarps ? kClusterWarps / tasks : 1;
+  plan.forward_tasks = tasks * plan.parts;
+  plan.pieces = static_cast<int>(share_of(plan.units, 32) * share_of(plan.columns, kPieceColumns) +
+                                 share_of(net.out, 32) * share_of(plan.units, kPieceColumns));
   for (int i = 0; i < Learned<float>::kStates; ++i)
     for (const Learned<float>& p : net.parameters)
       if (p.state[i]) plan.states = i + 1;
   plan.column_stride = stride_of(plan.columns), plan.unit_stride = stride_of(up_to(plan.units, 8));
   plan.out_stride = stride_of(up_to(net.out, 8));
   const bool converts = e.storage != Storage::kFloat32 || e.scale != 1 || e.shift != 0;
-  const int number = bytes_of(e.storage);
   plan.raw_stride = converts ? static_cast<int>(up_to(plan.columns * number, 16)) : 0;
   plan.access = access_of(e, plan.columns * number);
+  plan.in_bulk = capability >= 90 && plan.access == 16 && net.in * number % 16 == 0;
+  plan.l1 = static_cast<float>(net.gradient.l1), plan.l2 = static_cast<float>(net.gradient.l2);
+  plan.clip_value = static_cast<float>(net.gradient.clip_value);
+  plan.penalised = net.gradient.l1 != 0 || net.gradient.l2 != 0;
   plan.copy_lanes = lanes_for(share_of(plan.columns * number, plan.access < 4 ? 1 : plan.access));
-  plan.convert_lanes = lanes_for(share_of(plan.columns, 4)), plan.pair_lanes = lanes_for(up_to(plan.units, 8) / 2);
+  plan.convert_lanes = lanes_for(share_of(plan.columns, 8)), plan.pair_lanes = lanes_for(up_to(plan.units, 8) / 2);
+  plan.out_lanes = lanes_for(net.out < 32 ? net.out : 32);
   plan.saves_input = saves_input(net.activation);
   plan.loss_per_row = static_cast<double>(loss_per_row(net.loss, net.out));
   plan.rule_bytes = static_cast<int>(rule_bytes<float>(net.optimizer));
@@ -68,7 +76,7 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   place(kX, (converts ? 1 : 2) * batch * plan.column_stride);
   place(kWeight1, kept * up_to(plan.units, 8) * plan.column_stride);
   place(kWeight2, kept * out8 * plan.unit_stride);
-  place(kBias1, kept * plan.units);
+  place(kBias1, kept * plan.units + 8);
   place(kBias2, kept * net.out);
   place(kZ, column_groups * plan.parts * own_rows * plan.unit_stride);
   place(kSaved, own_rows * plan.unit_stride);
@@ -84,6 +92,9 @@ ClusterPlan lay_out(const Steps<float>& s, int unit_groups, int column_groups) {
   place(kRow, 2 * batch, sizeof(int64_t));
   place(kLossWeight, batch, sizeof(double));
   place(kDivisor, 2, sizeof(double));
+  place(kArrival, 2, sizeof(uint64_t));
+  place(kForward, plan.forward_tasks, sizeof(ForwardTask));
+  place(kPieces, plan.pieces, sizeof(PieceTask));
   place(kPenalty, 2 * kClusterWarps * 2, sizeof(double));
   place(kRule, 2 * plan.rule_bytes, 1);
   place(kRaw, 2 * batch * plan.raw_stride, 1);
@@ -97,7 +108,7 @@ double cycles(const ClusterPlan& plan) {
   const auto rounds = [](int64_t tasks) { return static_cast<double>(share_of(tasks, kClusterWarps)); };
   const int64_t across = share_of(plan.units, 32), k8 = share_of(plan.columns / 8, plan.parts);
   const double forward = rounds(plan.batch / 16 * plan.parts * across) * static_cast<double>(4 * k8);
-  const double backward = rounds(share_of(plan.columns, 32) * across + across) * plan.batch;  // 8 tiles for each 8 rows
+  const double backward = rounds(plan.pieces) * plan.batch / 2;  // 4 tiles for each 8 rows
   const int meetings = (plan.column_groups > 1 ? 2 : 0) + (plan.unit_groups > 1 ? 1 : 0);
   return (forward + backward) * kClusterWarps * kTile + meetings * kMeeting;
 }
@@ -108,7 +119,7 @@ ClusterPlan plan_cluster(const Steps<float>& s, const Device& device, int most_b
   double least = 0;
   for (int blocks = 1; blocks <= most_blocks; blocks *= 2)
     for (int column_groups = 1; column_groups <= blocks; column_groups *= 2) {
-      const ClusterPlan plan = lay_out(s, blocks / column_groups, column_groups);
+      const ClusterPlan plan = lay_out(s, device.capability, blocks / column_groups, column_groups);
       if (plan.shared_bytes > device.shared_bytes) continue;
       if (column_groups > 1 && plan.columns * (column_groups - 1) >= s.training.in) continue;
       if (plan.units * (plan.unit_groups - 1) >= s.training.hidden) continue;  // some would have nothing to do

@@ -88,8 +88,25 @@ __device__ __forceinline__ void copy_rows(const Block& b, const int64_t* rows, c
   }
 }
 
+// The same by the copy engine, and one warp.
+__device__ __forceinline__ void copy_rows_in_bulk(const Block& b, int64_t step, const int64_t* rows, const char* from,
+                                                  char* to, int stride, int valid) {
+  if (b.warp != 0 || valid == 0) return;
+  const int there = rows_of(b, step);
+  Arrival* const arrival = b.at<Arrival>(kArrival) + (step & 1);
+  if (b.lane == 0) announce(arrival, there * valid);
+  __syncwarp();  // announced before any arrives
+#pragma unroll 1
+  for (int i = b.lane; i < there; i += 32)
+    copy_bulk(to + i * stride, from + rows[i] * b.s.examples.x_stride, valid, arrival);
+#pragma unroll 1
+  for (int i = there; i < b.plan.batch; ++i)  // in a short batch
+    for (int at = 4 * b.lane; at < valid; at += 4 * 32) *reinterpret_cast<uint32_t*>(to + i * stride + at) = 0;
+}
+
 // Starts to copy the rows of a step, and where targets are values those of the block's own rows.
 __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
+  if (step >= b.s.steps) return;
   const Examples<float>& e = b.s.examples;
   const int slot = static_cast<int>(step & 1);
   const int64_t* rows = b.at<int64_t>(kRow) + slot * b.plan.batch;
@@ -98,7 +115,9 @@ __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
   const int width = b.plan.columns * number, valid = b.columns * number;
   const char* const from = static_cast<const char*>(e.x) + int64_t{b.column0} * number;
   char* const to = b.at<char>(b.plan.raw_stride ? kRaw : kX) + slot * b.plan.batch * stride;
-  if (b.plan.access == 16)
+  if (b.plan.in_bulk)
+    copy_rows_in_bulk(b, step, rows, from, to, stride, valid);
+  else if (b.plan.access == 16)
     copy_rows<16>(b, rows, from, to, stride, valid, width);
   else if (b.plan.access == 8)
     copy_rows<8>(b, rows, from, to, stride, valid, width);
@@ -123,12 +142,21 @@ __device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a 
   return __fadd_rn(__uint_as_float(0x4b000000u | x), -8388608.0f);
 }
 
+// Waits until the rows and targets of a step are there for all.
+__device__ __forceinline__ void wait_for_rows(const Block& b, int64_t step) {
+  wait_for_copies<0>();
+  if (b.plan.in_bulk && b.columns > 0)
+    wait_for_arrival(b.at<Arrival>(kArrival) + (step & 1), static_cast<int>(step >> 1 & 1));
+  __syncthreads();
+}
+
 // Rows as they are stored → x.
 template <class S>
-__device__ __forceinline__ void convert_rows(const Block& b, const char* raw) {
-  constexpr int kNumbers = 4;
+__device__ __forceinline__ void convert_rows(const Block& b, int64_t step, const char* raw) {
+  constexpr int kNumbers = 8;
   const float scale = static_cast<float>(b.s.examples.scale), shift = static_cast<float>(b.s.examples.shift);
   const int lanes = 1 << b.plan.convert_lanes, lane = threadIdx.x & (lanes - 1);
+  const int rows = rows_of(b, step);
   float* const x = b.at(kX);
 #pragma unroll 1
   for (int i = threadIdx.x >> b.plan.convert_lanes; i < b.plan.batch; i += kClusterThreads >> b.plan.convert_lanes)
@@ -137,8 +165,11 @@ __device__ __forceinline__ void convert_rows(const Block& b, const char* raw) {
       const auto stored = *reinterpret_cast<const Pack<S, kNumbers>*>(raw + i * b.plan.raw_stride + c * int{sizeof(S)});
       Pack<float, kNumbers> numbers;
 #pragma unroll
-      for (int j = 0; j < kNumbers; ++j)
-        numbers.numbers[j] = c + j < b.columns ? __fadd_rn(as_float(stored.numbers[j]) * scale, shift) : 0.0f;
+      for (int j = 0; j < kNumbers; ++j) numbers.numbers[j] = __fadd_rn(as_float(stored.numbers[j]) * scale, shift);
+      if (c + kNumbers > b.columns || i >= rows)
+#pragma unroll
+        for (int j = 0; j < kNumbers; ++j)
+          if (c + j >= b.columns || i >= rows) numbers.numbers[j] = 0;
       *reinterpret_cast<Pack<float, kNumbers>*>(x + i * b.plan.column_stride + c) = numbers;
     }
 }
@@ -150,23 +181,23 @@ __device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
   const char* raw = b.at<char>(kRaw) + slot * b.plan.batch * b.plan.raw_stride;
   switch (b.s.examples.storage) {
     case Storage::kFloat32:
-      convert_rows<float>(b, raw);
+      convert_rows<float>(b, step, raw);
       break;
     case Storage::kFloat64:
-      convert_rows<double>(b, raw);
+      convert_rows<double>(b, step, raw);
       break;
     case Storage::kBFloat16:
-      convert_rows<bfloat16>(b, raw);
+      convert_rows<bfloat16>(b, step, raw);
       break;
     case Storage::kUInt8:
-      convert_rows<uint8_t>(b, raw);
+      convert_rows<uint8_t>(b, step, raw);
       break;
   }
   __syncthreads();  // all of x is there
   return b.at(kX);
 }
 
-// What the step's loss is divided by, and what its rows count for; by one warp.
+// What the step's loss is divided by, from what its rows count for; by one warp.
 __device__ __forceinline__ void sum_loss_weights(const Block& b, int64_t step) {
   double sum = 0;
   for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += b.at<double>(kLossWeight)[i];

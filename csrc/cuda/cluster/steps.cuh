@@ -51,43 +51,53 @@ __device__ __forceinline__ void store_net(const Block& b) {
 
 // ---- Forward
 
-// A tile of 16 rows and 8 · kN units of x W1ᵀ, over [k0, k1) of the block's inputs, to where it is summed.
+// Works out the tasks of the product; by all threads, once.
+__device__ __forceinline__ int list_forward_tasks(const Block& b) {
+  constexpr int kUnits = 32;
+  const ClusterPlan& plan = b.plan;
+  const int tiles = plan.batch / 16, steps = in_eights(b.columns) / 8, units8 = in_eights(b.units);
+  const int part_steps = (steps + plan.parts - 1) / plan.parts, across = (units8 + kUnits - 1) / kUnits;
+  const int count = tiles * plan.parts * across;
+  for (int i = threadIdx.x; i < count; i += kClusterThreads) {
+    ForwardTask task{};
+    const int row = i % tiles * 16, unit = i / tiles % across * kUnits, part = i / tiles / across;
+    task.x = row * plan.column_stride, task.weight = unit * plan.column_stride, task.units = units8 - unit;
+    task.owner = row / plan.own_rows;
+    task.z = ((b.column_group * plan.parts + part) * plan.own_rows + row % plan.own_rows) * plan.unit_stride + unit;
+    task.k0 = min(part * part_steps, steps) * 8, task.k1 = min((part + 1) * part_steps, steps) * 8;
+    b.at<ForwardTask>(kForward)[i] = task;
+  }
+  return count;
+}
+
 template <bool kRounded, int kN>
-__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, int unit, int k0, int k1, float* to) {
-  const int units = in_eights(b.units) - unit, stride = b.plan.unit_stride;
-  const Along left{x, b.plan.column_stride};
-  const Along right{b.at(kWeight1) + unit * b.plan.column_stride, b.plan.column_stride};
+__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task) {
+  const int stride = b.plan.unit_stride;
+  const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
+  float* const here = b.at(kZ) + task.z;
+  float* const to =
+      b.plan.column_groups > 1 ? cluster_shared(here, b.unit_group * b.plan.column_groups + task.owner) : here;
   float sums[1][kN][4];
-  if (multiply<kRounded>(sums, left, right, k0, k1))
+  if (multiply<kRounded>(sums, left, right, task.k0, task.k1))
     for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-      if (j < units) *reinterpret_cast<Pair*>(to + i * stride + unit + j) = pair;
+      if (j < task.units) *reinterpret_cast<Pair*>(to + i * stride + j) = pair;
     });
   else
     for_each_number<1, kN>([&](int i, int j) {
-      if (j < units) to[i * stride + unit + j] = dot(left, right, i, j, k0, k1);
+      if (j < task.units) to[i * stride + j] = dot(left, right, i, j, task.k0, task.k1);
     });
 }
 
 // x W1ᵀ over the block's inputs, to those who complete its rows.
 template <bool kRounded>
-__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x) {
-  constexpr int kUnits = 32;
-  const ClusterPlan& plan = b.plan;
-  const int tiles = plan.batch / 16, units8 = in_eights(b.units), steps = in_eights(b.columns) / 8;
-  const int part_steps = (steps + plan.parts - 1) / plan.parts, across = (units8 + kUnits - 1) / kUnits;
+__device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const float* x) {
 #pragma unroll 1
-  for (int task = b.warp; task < tiles * plan.parts * across; task += kClusterWarps) {
-    const int row = task % tiles * 16, unit = task / tiles % across * kUnits, part = task / tiles / across;
-    const int owner = row / plan.own_rows;
-    const int k0 = min(part * part_steps, steps) * 8, k1 = min((part + 1) * part_steps, steps) * 8;
-    float* const here =
-        b.at(kZ) + ((b.column_group * plan.parts + part) * plan.own_rows + row % plan.own_rows) * plan.unit_stride;
-    float* const to = plan.column_groups > 1 ? cluster_shared(here, b.unit_group * plan.column_groups + owner) : here;
-    const float* const from = x + row * plan.column_stride;
-    if (units8 - unit > 8)
-      multiply_inputs<kRounded, kUnits / 8>(b, from, unit, k0, k1, to);
+  for (int i = b.warp; i < tasks; i += kClusterWarps) {
+    const ForwardTask task = b.at<ForwardTask>(kForward)[i];
+    if (task.units > 8)
+      multiply_inputs<kRounded, 4>(b, x, task);
     else
-      multiply_inputs<kRounded, 1>(b, from, unit, k0, k1, to);
+      multiply_inputs<kRounded, 1>(b, x, task);
   }
 }
 
@@ -109,6 +119,12 @@ struct Dropout {
   }
 };
 
+// A factor as products take it.
+template <bool kRounded>
+__device__ __forceinline__ float factor(float x) {
+  return kRounded ? rounded_to_bfloat16(x) : x;
+}
+
 // The hidden values of the block's own rows, to all of its unit group.
 template <bool kRounded>
 __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
@@ -129,14 +145,15 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
       z.numbers[0] += part.numbers[0], z.numbers[1] += part.numbers[1];
     }
     Pair h{}, saved{};
+    if (b1) z.numbers[0] += b1[unit], z.numbers[1] += b1[unit + 1];
+    const Pair values = activation_values(b.net.activation, z);
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       if (unit + j >= b.units || b.row0 + row >= rows) continue;
-      const float input = b1 ? z.numbers[j] + b1[unit + j] : z.numbers[j];
-      float value = activation_value(b.net.activation, input);
-      saved.numbers[j] = plan.saves_input ? input : value;
+      float value = values.numbers[j];
+      saved.numbers[j] = plan.saves_input ? z.numbers[j] : value;
       if (b.net.dropout > 0) value = drop_out(b, b.row0 + row, unit + j, value);
-      h.numbers[j] = kRounded ? rounded_to_bfloat16(value) : value;
+      h.numbers[j] = factor<kRounded>(value);
     }
     *reinterpret_cast<Pair*>(b.at(kSaved) + row * plan.unit_stride + unit) = saved;
     b.for_unit_group(b.at(kH) + (b.row0 + row) * plan.unit_stride + unit,
@@ -147,26 +164,27 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
 // What the block's units contribute to the outputs of its own rows, to all of its column group.
 template <bool kRounded>
 __device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
+  using Quad = Pack<float, 4>;
   const ClusterPlan& plan = b.plan;
-  const int across = in_eights(static_cast<int>(b.net.out)) / 8;
+  const int units8 = in_eights(b.units);
   float* const y = b.at(kY) + ((step & 1) * plan.unit_groups + b.unit_group) * plan.own_rows * plan.out_stride;
 #pragma unroll 1
-  for (int task = b.warp; task < b.own_rows / 16 * across; task += kClusterWarps) {
-    const int row = task / across * 16, o = task % across * 8;
-    const Along left{b.at(kH) + (b.row0 + row) * plan.unit_stride, plan.unit_stride};
-    const Along right{b.at(kWeight2) + o * plan.unit_stride, plan.unit_stride};
-    const int units8 = in_eights(b.units);
-    float* const to = y + row * plan.out_stride + o;
-    float sums[1][1][4];
-    if (multiply<kRounded>(sums, left, right, 0, units8))
-      for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-        b.for_column_group(to + i * plan.out_stride + j, [&](float* there) { *reinterpret_cast<Pair*>(there) = pair; });
-      });
-    else
-      for_each_number<1, 1>([&](int i, int j) {
-        const float sum = dot(left, right, i, j, 0, units8);
-        b.for_column_group(to + i * plan.out_stride + j, [&](float* there) { *there = sum; });
-      });
+  for (int i = threadIdx.x; i < b.own_rows << plan.out_lanes; i += kClusterThreads) {
+    const int row = i >> plan.out_lanes;
+#pragma unroll 1
+    for (int o = i & ((1 << plan.out_lanes) - 1); o < b.net.out; o += 1 << plan.out_lanes) {
+      const float* const h = b.at(kH) + (b.row0 + row) * plan.unit_stride;
+      const float* const w = b.at(kWeight2) + o * plan.unit_stride;
+      float sums[4] = {};
+#pragma unroll 2
+      for (int unit = 0; unit < units8; unit += 4) {
+        const Quad left = *reinterpret_cast<const Quad*>(h + unit), right = *reinterpret_cast<const Quad*>(w + unit);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] = fma(left.numbers[j], factor<kRounded>(right.numbers[j]), sums[j]);
+      }
+      const float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+      b.for_column_group(y + row * plan.out_stride + o, [&](float* there) { *there = sum; });
+    }
   }
 }
 
@@ -199,7 +217,7 @@ __device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
                                     b.at(kRowWeight)[slot * plan.batch + of_batch], label != kCountsForNothing};
       const float row_loss = loss_of_row<32>(loss, b.net.loss_options, out, target, divisor, z);
       for (int j = lane; j < out; j += 32) {
-        const float g = kRounded ? rounded_to_bfloat16(z[j]) : z[j];
+        const float g = factor<kRounded>(z[j]);
         b.for_unit_group(z + j, [&](float* to) { *to = g; });
       }
       if (lane == 0) b.for_unit_group(b.at(kRowLoss) + of_batch, [&](float* to) { *to = row_loss; });
@@ -240,32 +258,31 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
 template <bool kRounded>
 __device__ __forceinline__ void complete_grad_z(const Block& b, int64_t step) {
   const ClusterPlan& plan = b.plan;
-  const int across = in_eights(b.units) / 8, out8 = in_eights(static_cast<int>(b.net.out)), rows = rows_of(b, step);
+  const int pairs = 1 << plan.pair_lanes, rows = rows_of(b, step), out = static_cast<int>(b.net.out);
   const Dropout drop_out(b, step);
-  const auto through_hidden = [&](int row, int unit, float g) {
-    if (b.row0 + row >= rows) return 0.0f;
-    if (b.net.dropout > 0) g = drop_out(b, b.row0 + row, unit, g);
-    g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
-    return kRounded ? rounded_to_bfloat16(g) : g;
-  };
 #pragma unroll 1
-  for (int task = b.warp; task < b.own_rows / 16 * across; task += kClusterWarps) {
-    const int row = task / across * 16, unit = task % across * 8;
-    const Along left{b.at(kGradY) + (b.row0 + row) * plan.out_stride, plan.out_stride};
-    const AcrossToMeetAlong right{{b.at(kWeight2) + unit, plan.unit_stride}};
-    float* const to = b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit;
-    float sums[1][1][4];
-    if (multiply<kRounded>(sums, left, right, 0, out8))
-      for_each_pair(sums, [&](int i, int j, Pair pair) {
+  for (int i = threadIdx.x; i < b.own_rows << plan.pair_lanes; i += kClusterThreads) {
+    const int row = i >> plan.pair_lanes, unit = (i & (pairs - 1)) * 2;
+    if (unit >= in_eights(b.units)) continue;
+    const float* const grad = b.at(kGradY) + (b.row0 + row) * plan.out_stride;
+    const float* w = b.at(kWeight2) + unit;
+    Pair g{};
+#pragma unroll 4
+    for (int o = 0; o < out; ++o, w += plan.unit_stride) {
+      const Pair pair = *reinterpret_cast<const Pair*>(w);
 #pragma unroll
-        for (int e = 0; e < 2; ++e) pair.numbers[e] = through_hidden(row + i, unit + j + e, pair.numbers[e]);
-        b.for_unit_group(to + i * plan.unit_stride + j, [&](float* there) { *reinterpret_cast<Pair*>(there) = pair; });
-      });
-    else
-      for_each_number<1, 1>([&](int i, int j) {
-        const float g = through_hidden(row + i, unit + j, dot(left, right, i, j, 0, out8));
-        b.for_unit_group(to + i * plan.unit_stride + j, [&](float* there) { *there = g; });
-      });
+      for (int j = 0; j < 2; ++j) g.numbers[j] = fma(grad[o], factor<kRounded>(pair.numbers[j]), g.numbers[j]);
+    }
+    if (b.net.dropout > 0)
+#pragma unroll
+      for (int j = 0; j < 2; ++j) g.numbers[j] = drop_out(b, b.row0 + row, unit + j, g.numbers[j]);
+    g = gradients_through_activation(b.net.activation, g,
+                                     *reinterpret_cast<const Pair*>(b.at(kSaved) + row * plan.unit_stride + unit));
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      g.numbers[j] = unit + j < b.units && b.row0 + row < rows ? factor<kRounded>(g.numbers[j]) : 0.0f;
+    b.for_unit_group(b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit,
+                     [&](float* to) { *reinterpret_cast<Pair*>(to) = g; });
   }
 }
 
@@ -277,11 +294,13 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
   const Steps<float>& s = b.s;
   if (s.progress->ended) return;
   const ClusterPlan& plan = b.plan;
-  const bool penalised = b.net.gradient.l1 != 0 || b.net.gradient.l2 != 0;
 
   load_net(b);
+  const int tasks = list_forward_tasks(b), pieces = list_pieces(b);
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < plan.batch) b.at<int64_t>(kRow)[thread] = row_of(b, 0, thread);
+  if (thread < 2) prepare_arrival(b.at<Arrival>(kArrival) + thread);
+  hand_over_to_copies();
   __syncthreads();  // the first batch's rows are known
   start_copies(b, 0);
   commit_copies();
@@ -292,7 +311,7 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
   const auto note_loss = [&](int64_t of_step) {
     if (!b.is_first() || of_step < 0) return;
     double loss = loss_of_batch(b, of_step);
-    if (penalised) loss += penalty_of(b, of_step);
+    if (plan.penalised) loss += penalty_of(b, of_step);
     if (thread % 32 == 0) s.losses[of_step] = loss;
   };
 
@@ -300,10 +319,9 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
   bool ended = false;
 #pragma unroll 1
   for (; step < s.steps; ++step) {
-    wait_for_copies<0>();
-    __syncthreads();  // rows and targets are there, and the step before is over
+    wait_for_rows(b, step);  // and for the step before to be over
     const float* const x = x_of(b, step);
-    multiply_inputs<kRounded>(b, x);
+    multiply_inputs<kRounded>(b, tasks, x);
     b.arrive(plan.column_groups);
     start_copies(b, step + 1);
     commit_copies();
@@ -325,11 +343,11 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
 
     ended = s.stop_if_not_finite && !has_finite_loss(b, step);
     if (ended) break;
-    update_all<kRounded>(b, x, step);
+    update_all<kRounded>(b, pieces, x, step);
     put_down(b, step + 1, ahead);
   }
 
-  wait_for_copies<0>();
+  if (step < s.steps) wait_for_rows(b, step + 1 < s.steps ? step + 1 : step);
   b.meet(plan.blocks);  // all blocks have updated what they hold, and none is written to any more
   store_net(b);
   if (b.warp == 0) {

@@ -10,18 +10,13 @@ namespace twolayer::cuda {
 // What happens between a gradient and a parameter.
 struct Updater {
   const char* const rule;
-  const int64_t step;
-  const float clip_value;
-  const bool penalised;
   float l1, l2;
   double absolute = 0, square = 0;  // sums over the weights that this thread has penalised
 
-  __device__ __forceinline__ Updater(const Block& b, int64_t of_step)
-      : rule(b.at<char>(kRule) + (of_step & 1) * b.plan.rule_bytes),
-        step(of_step),
-        clip_value(static_cast<float>(b.net.gradient.clip_value)),
-        penalised(b.net.gradient.l1 != 0 || b.net.gradient.l2 != 0) {
-    const double weight = b.net.penalty_per_row ? b.at<double>(kDivisor)[step & 1] : 1;
+  __device__ __forceinline__ Updater(const Block& b, int64_t step)
+      : rule(b.at<char>(kRule) + (step & 1) * b.plan.rule_bytes), l1(b.plan.l1), l2(b.plan.l2) {
+    if (!b.net.penalty_per_row) return;
+    const double weight = b.at<double>(kDivisor)[step & 1];
     l1 = static_cast<float>(b.net.gradient.l1 / weight), l2 = static_cast<float>(b.net.gradient.l2 / weight);
   }
 
@@ -81,42 +76,61 @@ __device__ __forceinline__ void update(const Rule& rule, float clip_value, float
 static __device__ __attribute__((noinline)) void update_number(const Block& b, const char* rule, float* number,
                                                                int size, float g) {
   with_update(b, rule, [&](const auto& of_step, auto states) {
-    update<states.value>(of_step, static_cast<float>(b.net.gradient.clip_value), number, size, Pack<float, 1>{{g}});
+    update<states.value>(of_step, b.plan.clip_value, number, size, Pack<float, 1>{{g}});
   });
 }
 
-// A piece of W1 or W2: where its factors and its weights stand, and how many of its rows and columns there are.
-struct Piece32 {
-  Across left, right;
-  float* weight;
-  int stride, size, rows, columns;
-  bool frozen, is_mine;  // the last: to account for in the penalty; others hold the same
-};
-
-constexpr int kPieceRows = 32, kPieceColumns = 32, kPieceTiles = kPieceColumns / 8;
+// Works out the pieces; by all threads, once.
+__device__ __forceinline__ int list_pieces(const Block& b) {
+  constexpr int kRows = 32;
+  const auto ceil = [](int n, int by) { return (n + by - 1) / by; };
+  const int out = static_cast<int>(b.net.out);
+  const int across1 = ceil(b.columns, kPieceColumns), count1 = across1 * ceil(b.units, kRows);
+  const int across2 = ceil(b.units, kPieceColumns), count2 = across2 * ceil(out, kRows);
+  const auto place = [&](Array array) { return b.plan.at[array] / static_cast<int>(sizeof(float)); };
+  for (int i = threadIdx.x; i < count1 + count2; i += kClusterThreads) {
+    PieceTask piece{};
+    const bool of_w1 = i < count1;
+    const int number = of_w1 ? i : i - count1, across = of_w1 ? across1 : across2;
+    const int row = number / across * kRows, column = number % across * kPieceColumns;
+    piece.left = place(of_w1 ? kGradZ : kGradY) + row;
+    piece.left_stride = of_w1 ? b.plan.unit_stride : b.plan.out_stride;
+    piece.right = of_w1 ? column : place(kH) + column;
+    piece.stride = piece.right_stride = of_w1 ? b.plan.column_stride : b.plan.unit_stride;
+    piece.weight = place(of_w1 ? kWeight1 : kWeight2) + row * piece.stride + column;
+    piece.size = in_eights(of_w1 ? b.plan.units : out) * piece.stride;
+    piece.rows = (of_w1 ? b.units : out) - row, piece.columns = (of_w1 ? b.columns : b.units) - column;
+    piece.of_w1 = of_w1, piece.is_idle = b.net.parameters[of_w1 ? kW1 : kW2].frozen;
+    piece.is_mine = of_w1 || b.column_group == 0;
+    b.at<PieceTask>(kPieces)[i] = piece;
+  }
+  return count1 + count2;
+}
 
 // Its gradient aᵀ b over the batch, and the update.
 template <bool kRounded>
-__device__ __forceinline__ void update_piece(const Block& b, Updater& updater, const Piece32& p) {
-  constexpr int kM = 2;
-  float sums[kM][kPieceTiles][4];
-  if (!multiply<kRounded>(sums, p.left, p.right, 0, b.plan.batch)) {
-    for_each_number<kM, kPieceTiles>([&](int row, int column) {
+__device__ __forceinline__ void update_piece(const Block& b, Updater& updater, const PieceTask& p, const float* x) {
+  constexpr int kM = 2, kTiles = kPieceColumns / 8;
+  float* const shared = reinterpret_cast<float*>(b.memory);
+  const Across left{shared + p.left, p.left_stride}, right{(p.of_w1 ? x : shared) + p.right, p.right_stride};
+  float sums[kM][kTiles][4];
+  if (!multiply<kRounded>(sums, left, right, 0, b.plan.batch)) {
+    for_each_number<kM, kTiles>([&](int row, int column) {
       if (row >= p.rows || column >= p.columns) return;
-      float g = dot(p.left, p.right, row, column, 0, b.plan.batch);
-      float* const w = p.weight + row * p.stride + column;
-      if (updater.penalised) g = updater.penalise(*w, g);
-      if (!p.frozen) update_number(b, updater.rule, w, p.size, g);
+      float g = dot(left, right, row, column, 0, b.plan.batch);
+      float* const w = shared + p.weight + row * p.stride + column;
+      if (b.plan.penalised) g = updater.penalise(*w, g);
+      if (!p.is_idle) update_number(b, updater.rule, w, p.size, g);
     });
     return;
   }
-  const int lane = threadIdx.x % 32, row = lane / 4;
-  float* const mine = p.weight + row * p.stride + lane % 4 * 2;
-  const int columns = p.columns - lane % 4 * 2, rows = p.rows - row;
+  const int row = b.lane / 4, column = b.lane % 4 * 2;
+  float* const mine = shared + p.weight + row * p.stride + column;
+  const int columns = p.columns - column, rows = p.rows - row;
   // Tile after tile, the sums moving up, so that the instructions for one serve all.
   const auto for_each_tile = [&](auto&& f) {
 #pragma unroll 1
-    for (int tile = 0; tile < kPieceTiles; ++tile) {
+    for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         float first[4];
@@ -130,92 +144,64 @@ __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, c
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
 #pragma unroll
-          for (int j = 1; j < kPieceTiles; ++j) sums[m][j - 1][e] = sums[m][j][e];
-          sums[m][kPieceTiles - 1][e] = first[e];
+          for (int j = 1; j < kTiles; ++j) sums[m][j - 1][e] = sums[m][j][e];
+          sums[m][kTiles - 1][e] = first[e];
         }
       }
     }
   };
-  if (updater.penalised)
+  if (b.plan.penalised)
     for_each_tile([&](const float* w, int valid, float& g0, float& g1) {
       g0 = updater.penalise(w[0], g0);
       if (valid > 1) g1 = updater.penalise(w[1], g1);
     });
-  if (p.frozen) return;
+  if (p.is_idle) return;
   with_update(b, updater.rule, [&](const auto& of_step, auto states) {
     const auto rule = of_step;
     for_each_tile([&](float* w, int valid, float g0, float g1) {
-      update<states.value>(rule, updater.clip_value, w, p.size, Pair{{g0, g1}}, valid);
+      update<states.value>(rule, b.plan.clip_value, w, p.size, Pair{{g0, g1}}, valid);
     });
   });
 }
 
-// A bias's gradient is the sum of its column over the batch, by eight lanes.
-__device__ __forceinline__ void update_bias(const Block& b, const Updater& updater, const float* grad, int stride,
-                                            float* bias, int count) {
-  constexpr int kLanes = 8;
-  const int lane = threadIdx.x & (kLanes - 1), mine = threadIdx.x / kLanes;
+// The biases: the gradient is the sum of a column over the batch, by eight lanes. The last warps, who may have no
+// piece, begin.
+__device__ __forceinline__ void update_biases(const Block& b, const char* rule) {
+  constexpr int kLanes = 8, kAtOnce = 32 / kLanes;
+  const Learned<float>* const p = b.net.parameters;
+  const int units = p[kB1].value && !p[kB1].frozen ? b.units : 0;
+  const int outs = p[kB2].value && !p[kB2].frozen ? static_cast<int>(b.net.out) : 0;
+  const int lane = b.lane % kLanes;
 #pragma unroll 1
-  for (int first = 0; first < count; first += kClusterThreads / kLanes) {
-    const int j = first + mine;
+  for (int first = (kClusterWarps - 1 - b.warp) * kAtOnce; first < units + outs; first += kClusterWarps * kAtOnce) {
+    const int i = first + b.lane / kLanes, j = i < units ? i : i - units;
+    const float* const grad = b.at(i < units ? kGradZ : kGradY) + j;
+    const int stride = i < units ? b.plan.unit_stride : b.plan.out_stride;
     float sum = 0;
 #pragma unroll 4
-    for (int row = lane; j < count && row < b.plan.batch; row += kLanes) sum += grad[row * stride + j];
+    for (int row = lane; i < units + outs && row < b.plan.batch; row += kLanes) sum += grad[row * stride];
     sum = sum_of_lanes<kLanes>(sum);
-    if (lane == 0 && j < count) update_number(b, updater.rule, bias + j, count, sum);
+    if (lane == 0 && i < units + outs)
+      update_number(b, rule, b.at(i < units ? kBias1 : kBias2) + j, i < units ? b.units : outs, sum);
   }
-}
-
-// Piece number i of W1, or W2.
-__device__ __forceinline__ Piece32 piece_of_w1(const Block& b, const float* x, int i) {
-  const int across = (b.columns + kPieceColumns - 1) / kPieceColumns, stride = b.plan.column_stride;
-  const int unit = i / across * kPieceRows, column = i % across * kPieceColumns;
-  return {{b.at(kGradZ) + unit, b.plan.unit_stride},
-          {x + column, stride},
-          b.at(kWeight1) + unit * stride + column,
-          stride,
-          in_eights(b.plan.units) * stride,
-          b.units - unit,
-          b.columns - column,
-          b.net.parameters[kW1].frozen,
-          true};
-}
-__device__ __forceinline__ Piece32 piece_of_w2(const Block& b, int i) {
-  const int across = (b.units + kPieceColumns - 1) / kPieceColumns, stride = b.plan.unit_stride;
-  const int out = static_cast<int>(b.net.out), o = i / across * kPieceRows, unit = i % across * kPieceColumns;
-  return {{b.at(kGradY) + o, b.plan.out_stride},
-          {b.at(kH) + unit, stride},
-          b.at(kWeight2) + o * stride + unit,
-          stride,
-          in_eights(out) * stride,
-          out - o,
-          b.units - unit,
-          b.net.parameters[kW2].frozen,
-          b.column_group == 0};
 }
 
 // All that the block holds, from grad_z, grad_y, x and h.
 template <bool kRounded>
-__device__ __forceinline__ void update_all(const Block& b, const float* x, int64_t step) {
-  const Learned<float>* const p = b.net.parameters;
+__device__ __forceinline__ void update_all(const Block& b, int pieces, const float* x, int64_t step) {
   Updater updater(b, step);
-  const auto pieces = [](int n) { return (n + kPieceColumns - 1) / kPieceColumns; };
-  const int count1 = pieces(b.columns) * pieces(b.units);
-  const int count2 = pieces(b.units) * pieces(static_cast<int>(b.net.out));
 #pragma unroll 1
-  for (int i = b.warp; i < count1 + count2; i += kClusterWarps) {
-    const Piece32 piece = i < count1 ? piece_of_w1(b, x, i) : piece_of_w2(b, i - count1);
+  for (int i = b.warp; i < pieces; i += kClusterWarps) {
+    const PieceTask piece = b.at<PieceTask>(kPieces)[i];
     const double absolute = updater.absolute, square = updater.square;
-    if (!piece.frozen || updater.penalised) update_piece<kRounded>(b, updater, piece);
+    if (!piece.is_idle || b.plan.penalised) update_piece<kRounded>(b, updater, piece, x);
     if (!piece.is_mine) updater.absolute = absolute, updater.square = square;
   }
-  if (p[kB1].value && !p[kB1].frozen) update_bias(b, updater, b.at(kGradZ), b.plan.unit_stride, b.at(kBias1), b.units);
-  if (p[kB2].value && !p[kB2].frozen)
-    update_bias(b, updater, b.at(kGradY), b.plan.out_stride, b.at(kBias2), static_cast<int>(b.net.out));
-  if (updater.penalised) {
+  update_biases(b, updater.rule);
+  if (b.plan.penalised) {
     const double absolute = sum_of_lanes<32>(updater.absolute), square = sum_of_lanes<32>(updater.square);
     double* const mine = b.at<double>(kPenalty) + ((step & 1) * kClusterWarps + b.warp) * 2;
-    if (threadIdx.x % 32 == 0) mine[0] = absolute, mine[1] = square;
+    if (b.lane == 0) mine[0] = absolute, mine[1] = square;
   }
 }
 

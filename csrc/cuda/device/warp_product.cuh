@@ -28,11 +28,6 @@ struct Across {  // memory runs along i: four apart
   }
   __device__ __forceinline__ float number(int i, int k) const { return data[k * stride + i]; }
 };
-struct AcrossToMeetAlong : Across {
-  __device__ __forceinline__ Pair at(int i, int k, int t) const {
-    return {{data[(k + 2 * t) * stride + i], data[(k + 2 * t + 1) * stride + i]}};
-  }
-};
 
 __device__ __forceinline__ float rounded_to_bfloat16(float x) {
   bfloat16 rounded;
