@@ -61,8 +61,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   plan.clip_value = static_cast<float>(net.gradient.clip_value);
   plan.penalised = net.gradient.l1 != 0 || net.gradient.l2 != 0;
   plan.copy_lanes = lanes_for(share_of(plan.columns * number, plan.access < 4 ? 1 : plan.access));
-  plan.convert_lanes = lanes_for(share_of(plan.columns, 8)), plan.pair_lanes = lanes_for(up_to(plan.units, 8) / 2);
-  plan.out_lanes = lanes_for(net.out < 32 ? net.out : 32);
+  plan.convert_lanes = lanes_for(share_of(plan.columns, 8));
   plan.saves_input = saves_input(net.activation);
   plan.loss_per_row = static_cast<double>(loss_per_row(net.loss, net.out));
   plan.rule_bytes = static_cast<int>(rule_bytes<float>(net.optimizer));
@@ -87,6 +86,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   place(kTarget, e.values ? 2 * own_rows * plan.out_stride : 0);
   place(kRowLoss, batch);
   place(kRowWeight, 2 * batch);
+  place(kScale, 2);
   place(kNothing, 1 << 9);
   place(kLabel, 2 * batch);
   place(kRow, 2 * batch, sizeof(int64_t));

@@ -88,19 +88,20 @@ __device__ __forceinline__ void copy_rows(const Block& b, const int64_t* rows, c
   }
 }
 
-// The same by the copy engine, and one warp.
+// The same by the copy engine.
 __device__ __forceinline__ void copy_rows_in_bulk(const Block& b, int64_t step, const int64_t* rows, const char* from,
                                                   char* to, int stride, int valid) {
-  if (b.warp != 0 || valid == 0) return;
+  if (valid == 0) return;
   const int there = rows_of(b, step);
   Arrival* const arrival = b.at<Arrival>(kArrival) + (step & 1);
-  if (b.lane == 0) announce(arrival, there * valid);
-  __syncwarp();  // announced before any arrives
+  if (threadIdx.x == 0) announce(arrival, there * valid);
+  // One row after the other, as the engine is told about one at a time; each warp has its share.
+  if (b.lane == 0)
 #pragma unroll 1
-  for (int i = b.lane; i < there; i += 32)
-    copy_bulk(to + i * stride, from + rows[i] * b.s.examples.x_stride, valid, arrival);
+    for (int i = b.warp; i < there; i += kClusterWarps)
+      copy_bulk(to + i * stride, from + rows[i] * b.s.examples.x_stride, valid, arrival);
 #pragma unroll 1
-  for (int i = there; i < b.plan.batch; ++i)  // in a short batch
+  for (int i = there + b.warp; i < b.plan.batch; i += kClusterWarps)  // in a short batch
     for (int at = 4 * b.lane; at < valid; at += 4 * 32) *reinterpret_cast<uint32_t*>(to + i * stride + at) = 0;
 }
 
@@ -202,7 +203,9 @@ __device__ __forceinline__ void sum_loss_weights(const Block& b, int64_t step) {
   double sum = 0;
   for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += b.at<double>(kLossWeight)[i];
   sum = sum_of_lanes<32>(sum);
-  if (threadIdx.x % 32 == 0) b.at<double>(kDivisor)[step & 1] = sum;
+  if (b.lane != 0) return;
+  b.at<double>(kDivisor)[step & 1] = sum;
+  b.at(kScale)[step & 1] = b.plan.loss_per_row != 0 ? static_cast<float>(sum * b.plan.loss_per_row) : 1.0f;
 }
 
 }  // namespace twolayer::cuda

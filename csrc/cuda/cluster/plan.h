@@ -30,6 +30,7 @@ enum Array {
   kTarget,      // (2, own_rows, out_stride), where targets are values
   kRowLoss,     // (batch)
   kRowWeight,   // (2, batch)
+  kScale,       // (2) the divisor of the loss, as a float
   kNothing,     // products over whole tiles read a little beyond a factor, into what are finite numbers up to here
   kLabel,       // (2, batch) int32; −1: there is none, −2: the row counts for nothing
   kRow,         // (2, batch) int64: which of the examples; −1: the batch has ended
@@ -68,9 +69,7 @@ struct ClusterPlan {
   int access = 0;         // bytes that copies of rows can take at a time: 16, 8, 4, or less
   bool in_bulk = false;   // the copy engine can take whole rows
   int copy_lanes = 0;     // log2 of the threads that copy a row together,
-  int convert_lanes = 0;  // that convert one,
-  int pair_lanes = 0;     // that take its units, two each,
-  int out_lanes = 0;      // that take its outputs
+  int convert_lanes = 0;  // that convert one
   int rule_bytes = 0;
   float l1 = 0, l2 = 0, clip_value = 0;
   bool penalised = false;

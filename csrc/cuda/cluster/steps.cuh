@@ -125,55 +125,35 @@ __device__ __forceinline__ float factor(float x) {
   return kRounded ? rounded_to_bfloat16(x) : x;
 }
 
-// The hidden values of the block's own rows, to all of its unit group.
+// ---- Between the two large products: the block's own rows, each by one warp
+
+// The hidden values of its rows, to all of its unit group, and what they contribute to the outputs, to all of its
+// column group.
 template <bool kRounded>
 __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
-  const ClusterPlan& plan = b.plan;
-  const int pairs = 1 << plan.pair_lanes, sources = plan.column_groups * plan.parts;
-  const int rows = rows_of(b, step);
-  const Dropout drop_out(b, step);
-  const float* const b1 = b.net.parameters[kB1].value ? b.at(kBias1) : nullptr;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < b.own_rows << plan.pair_lanes; i += kClusterThreads) {
-    const int row = i >> plan.pair_lanes, unit = (i & (pairs - 1)) * 2;
-    if (unit >= in_eights(b.units)) continue;
-    const float* from = b.at(kZ) + row * plan.unit_stride + unit;
-    Pair z{};
-#pragma unroll 4
-    for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) {
-      const Pair part = *reinterpret_cast<const Pair*>(from);
-      z.numbers[0] += part.numbers[0], z.numbers[1] += part.numbers[1];
-    }
-    Pair h{}, saved{};
-    if (b1) z.numbers[0] += b1[unit], z.numbers[1] += b1[unit + 1];
-    const Pair values = activation_values(b.net.activation, z);
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      if (unit + j >= b.units || b.row0 + row >= rows) continue;
-      float value = values.numbers[j];
-      saved.numbers[j] = plan.saves_input ? z.numbers[j] : value;
-      if (b.net.dropout > 0) value = drop_out(b, b.row0 + row, unit + j, value);
-      h.numbers[j] = factor<kRounded>(value);
-    }
-    *reinterpret_cast<Pair*>(b.at(kSaved) + row * plan.unit_stride + unit) = saved;
-    b.for_unit_group(b.at(kH) + (b.row0 + row) * plan.unit_stride + unit,
-                     [&](float* to) { *reinterpret_cast<Pair*>(to) = h; });
-  }
-}
-
-// What the block's units contribute to the outputs of its own rows, to all of its column group.
-template <bool kRounded>
-__device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
   using Quad = Pack<float, 4>;
   const ClusterPlan& plan = b.plan;
-  const int units8 = in_eights(b.units);
+  const int sources = plan.column_groups * plan.parts, units8 = in_eights(b.units), rows = rows_of(b, step);
+  const float* const b1 = b.net.parameters[kB1].value ? b.at(kBias1) : nullptr;
   float* const y = b.at(kY) + ((step & 1) * plan.unit_groups + b.unit_group) * plan.own_rows * plan.out_stride;
 #pragma unroll 1
-  for (int i = threadIdx.x; i < b.own_rows << plan.out_lanes; i += kClusterThreads) {
-    const int row = i >> plan.out_lanes;
+  for (int row = b.warp; row < b.own_rows; row += kClusterWarps) {
+    float* const h = b.at(kH) + (b.row0 + row) * plan.unit_stride;
 #pragma unroll 1
-    for (int o = i & ((1 << plan.out_lanes) - 1); o < b.net.out; o += 1 << plan.out_lanes) {
-      const float* const h = b.at(kH) + (b.row0 + row) * plan.unit_stride;
+    for (int unit = b.lane; unit < units8; unit += 32) {
+      const float* from = b.at(kZ) + row * plan.unit_stride + unit;
+      float z = b1 && unit < b.units ? b1[unit] : 0.0f;
+#pragma unroll 4
+      for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) z += *from;
+      float value = activation_value(b.net.activation, z);
+      b.at(kSaved)[row * plan.unit_stride + unit] = plan.saves_input ? z : value;
+      if (b.net.dropout > 0) value = Dropout(b, step)(b, b.row0 + row, unit, value);
+      value = unit < b.units && b.row0 + row < rows ? factor<kRounded>(value) : 0.0f;
+      b.for_unit_group(h + unit, [&](float* to) { *to = value; });
+    }
+    __syncwarp();  // the row's hidden values are there
+#pragma unroll 1
+    for (int o = b.lane; o < b.net.out; o += 32) {
       const float* const w = b.at(kWeight2) + o * plan.unit_stride;
       float sums[4] = {};
 #pragma unroll 2
@@ -188,41 +168,55 @@ __device__ __forceinline__ void multiply_hidden(const Block& b, int64_t step) {
   }
 }
 
-// ---- Loss
-
-// The outputs of the block's own rows, their loss, and its gradient, to all of the unit group.
+// The outputs of its rows, their loss, and the gradients at the outputs and at the hidden layer's inputs, to all of the
+// unit group.
 template <bool kRounded>
-__device__ __forceinline__ void complete_loss(const Block& b, int64_t step) {
+__device__ __forceinline__ void complete_gradients(const Block& b, int64_t step) {
   const ClusterPlan& plan = b.plan;
-  const int slot = static_cast<int>(step & 1), lane = b.lane, out = static_cast<int>(b.net.out);
+  const int slot = static_cast<int>(step & 1), out = static_cast<int>(b.net.out), units8 = in_eights(b.units);
+  const int rows = rows_of(b, step);
   const float* const b2 = b.net.parameters[kB2].value ? b.at(kBias2) : nullptr;
-  with_loss(b.net.loss, [&](auto loss) {
-    const float divisor =
-        static_cast<float>(plan.loss_per_row != 0 ? b.at<double>(kDivisor)[slot] * plan.loss_per_row : 1);
+  const float divisor = b.at(kScale)[slot];
 #pragma unroll 1
-    for (int row = b.warp; row < b.own_rows; row += kClusterWarps) {
-      const int of_batch = b.row0 + row;
-      float* const z = b.at(kGradY) + of_batch * plan.out_stride;
-      for (int j = lane; j < out; j += 32) {
-        const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
-        float sum = b2 ? b2[j] : 0.0f;
+  for (int row = b.warp; row < b.own_rows; row += kClusterWarps) {
+    const int of_batch = b.row0 + row;
+    float* const z = b.at(kGradY) + of_batch * plan.out_stride;
+#pragma unroll 1
+    for (int j = b.lane; j < out; j += 32) {
+      const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
+      float sum = b2 ? b2[j] : 0.0f;
 #pragma unroll 4
-        for (int group = 0; group < plan.unit_groups; ++group, from += plan.own_rows * plan.out_stride) sum += *from;
-        z[j] = sum;
-      }
-      const int label = b.at<int32_t>(kLabel)[slot * plan.batch + of_batch];
-      const float* values =
-          b.s.examples.values ? b.at(kTarget) + (slot * plan.own_rows + row) * plan.out_stride : nullptr;
-      const RowTarget<float> target{label, values, b.s.examples.class_weight,
-                                    b.at(kRowWeight)[slot * plan.batch + of_batch], label != kCountsForNothing};
-      const float row_loss = loss_of_row<32>(loss, b.net.loss_options, out, target, divisor, z);
-      for (int j = lane; j < out; j += 32) {
-        const float g = factor<kRounded>(z[j]);
-        b.for_unit_group(z + j, [&](float* to) { *to = g; });
-      }
-      if (lane == 0) b.for_unit_group(b.at(kRowLoss) + of_batch, [&](float* to) { *to = row_loss; });
+      for (int group = 0; group < plan.unit_groups; ++group, from += plan.own_rows * plan.out_stride) sum += *from;
+      z[j] = sum;
     }
-  });
+    const int label = b.at<int32_t>(kLabel)[slot * plan.batch + of_batch];
+    const float* values =
+        b.s.examples.values ? b.at(kTarget) + (slot * plan.own_rows + row) * plan.out_stride : nullptr;
+    const RowTarget<float> target{label, values, b.s.examples.class_weight,
+                                  b.at(kRowWeight)[slot * plan.batch + of_batch], label != kCountsForNothing};
+    float row_loss = 0;
+    with_loss(b.net.loss,
+              [&](auto loss) { row_loss = loss_of_row<32>(loss, b.net.loss_options, out, target, divisor, z); });
+    if (divisor == 0) row_loss = NAN;  // of a mean over nothing
+    __syncwarp();                      // the row's gradient is there
+#pragma unroll 1
+    for (int j = b.lane; j < out; j += 32) {
+      const float g = factor<kRounded>(z[j]);
+      b.for_unit_group(z + j, [&](float* to) { *to = g; });
+    }
+    if (b.lane == 0) b.for_unit_group(b.at(kRowLoss) + of_batch, [&](float* to) { *to = row_loss; });
+#pragma unroll 1
+    for (int unit = b.lane; unit < units8; unit += 32) {
+      const float* w = b.at(kWeight2) + unit;
+      float g = 0;
+#pragma unroll 4
+      for (int o = 0; o < out; ++o, w += plan.unit_stride) g = fma(factor<kRounded>(z[o]), factor<kRounded>(*w), g);
+      if (b.net.dropout > 0) g = Dropout(b, step)(b, of_batch, unit, g);
+      g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
+      g = unit < b.units && of_batch < rows ? factor<kRounded>(g) : 0.0f;
+      b.for_unit_group(b.at(kGradZ) + of_batch * plan.unit_stride + unit, [&](float* to) { *to = g; });
+    }
+  }
 }
 
 // The batch's loss, in whichever block; to all lanes of a warp.
@@ -234,9 +228,10 @@ __device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step) {
 }
 
 // Whether that is a finite number, without computing it; the same for all threads of all blocks.
-__device__ __forceinline__ bool has_finite_loss(const Block& b, int64_t step) {
-  bool bad = b.plan.loss_per_row != 0 && b.at<double>(kDivisor)[step & 1] == 0;
-  for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) bad |= !(abs(b.at(kRowLoss)[i]) < INFINITY);
+__device__ __forceinline__ bool has_finite_loss(const Block& b) {
+  bool bad = false;
+#pragma unroll 1
+  for (int i = b.lane; i < b.plan.batch; i += 32) bad |= !(abs(b.at(kRowLoss)[i]) < INFINITY);
   return !__any_sync(0xffffffffu, bad);
 }
 
@@ -250,40 +245,6 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
   }
   const double weight = b.net.penalty_per_row ? b.at<double>(kDivisor)[step & 1] : 1;
   return b.net.gradient.l1 / weight * absolute + b.net.gradient.l2 / weight / 2 * square;
-}
-
-// ---- Backward
-
-// The gradient at the hidden layer's inputs of the block's own rows, to all of its unit group.
-template <bool kRounded>
-__device__ __forceinline__ void complete_grad_z(const Block& b, int64_t step) {
-  const ClusterPlan& plan = b.plan;
-  const int pairs = 1 << plan.pair_lanes, rows = rows_of(b, step), out = static_cast<int>(b.net.out);
-  const Dropout drop_out(b, step);
-#pragma unroll 1
-  for (int i = threadIdx.x; i < b.own_rows << plan.pair_lanes; i += kClusterThreads) {
-    const int row = i >> plan.pair_lanes, unit = (i & (pairs - 1)) * 2;
-    if (unit >= in_eights(b.units)) continue;
-    const float* const grad = b.at(kGradY) + (b.row0 + row) * plan.out_stride;
-    const float* w = b.at(kWeight2) + unit;
-    Pair g{};
-#pragma unroll 4
-    for (int o = 0; o < out; ++o, w += plan.unit_stride) {
-      const Pair pair = *reinterpret_cast<const Pair*>(w);
-#pragma unroll
-      for (int j = 0; j < 2; ++j) g.numbers[j] = fma(grad[o], factor<kRounded>(pair.numbers[j]), g.numbers[j]);
-    }
-    if (b.net.dropout > 0)
-#pragma unroll
-      for (int j = 0; j < 2; ++j) g.numbers[j] = drop_out(b, b.row0 + row, unit + j, g.numbers[j]);
-    g = gradients_through_activation(b.net.activation, g,
-                                     *reinterpret_cast<const Pair*>(b.at(kSaved) + row * plan.unit_stride + unit));
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      g.numbers[j] = unit + j < b.units && b.row0 + row < rows ? factor<kRounded>(g.numbers[j]) : 0.0f;
-    b.for_unit_group(b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit,
-                     [&](float* to) { *reinterpret_cast<Pair*>(to) = g; });
-  }
 }
 
 // ---- All of it
@@ -329,19 +290,14 @@ __global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __gri
     b.wait(plan.column_groups);  // all have multiplied the inputs of its own rows
 
     complete_hidden<kRounded>(b, step);
-    __syncthreads();                               // its own rows' hidden values are there
-    const int spare = kClusterWarps - 1 - b.warp;  // the last warps have little to do here
-    if (spare == 0) sum_loss_weights(b, step);
-    if (spare == 1) note_loss(step - 1);
-    multiply_hidden<kRounded>(b, step);
+    if (b.warp == 0) sum_loss_weights(b, step);
+    if (b.warp == 1) note_loss(step - 1);
     b.meet(plan.unit_groups);  // all have computed their part of its own rows' outputs
 
-    complete_loss<kRounded>(b, step);
-    __syncthreads();  // its own rows' gradients are there
-    complete_grad_z<kRounded>(b, step);
+    complete_gradients<kRounded>(b, step);
     b.meet(plan.column_groups);  // all rows' gradients are there
 
-    ended = s.stop_if_not_finite && !has_finite_loss(b, step);
+    ended = s.stop_if_not_finite && !has_finite_loss(b);
     if (ended) break;
     update_all<kRounded>(b, pieces, x, step);
     put_down(b, step + 1, ahead);

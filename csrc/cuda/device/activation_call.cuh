@@ -1,24 +1,17 @@
-// The activations of csrc/math on two numbers, out of line: in a long kernel whose steps run through all of it,
+// The activations of csrc/math on one number, out of line: in a long kernel whose steps run through all of it,
 // instructions that are not at hand cost more than a call.
 #pragma once
 #include "cuda/device/activation.cuh"
-#include "cuda/device/warp_product.cuh"
 
 namespace twolayer::cuda {
 
-static __device__ __attribute__((noinline)) Pair activation_values(int id, Pair z) {
-  with_activation(id, [&](auto act) {
-#pragma unroll
-    for (float& number : z.numbers) number = decltype(act)::value(number);
-  });
+static __device__ __attribute__((noinline)) float activation_value(int id, float z) {
+  with_activation(id, [&](auto act) { z = decltype(act)::value(z); });
   return z;
 }
 
-static __device__ __attribute__((noinline)) Pair gradients_through_activation(int id, Pair grad, Pair saved) {
-  with_activation(id, [&](auto act) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) grad.numbers[i] = through(act, grad.numbers[i], saved.numbers[i]);
-  });
+static __device__ __attribute__((noinline)) float gradient_through_activation(int id, float grad, float saved) {
+  with_activation(id, [&](auto act) { grad = through(act, grad, saved); });
   return grad;
 }
 
