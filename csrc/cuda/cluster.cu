@@ -90,7 +90,6 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   place(kNothing, 1 << 9);
   place(kLabel, 2 * batch);
   place(kRow, 2 * batch, sizeof(int64_t));
-  place(kLossWeight, batch, sizeof(double));
   place(kDivisor, 2, sizeof(double));
   place(kArrival, 2, sizeof(uint64_t));
   place(kForward, plan.forward_tasks, sizeof(ForwardTask));
@@ -134,8 +133,8 @@ ClusterPlan plan_cluster(const Steps<float>& s, const Device& device, int most_b
 ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
   constexpr int kPortable = 8;
   const Training<float>& net = s.training;
-  const bool may = net.gradient.clip_norm == 0 && s.batch_size <= kClusterThreads && s.rows > 0 && net.hidden <= 4096 &&
-                   net.out <= 4096 && net.in <= 1 << 20;
+  const bool may =
+      net.gradient.clip_norm == 0 && s.rows > 0 && net.hidden <= 4096 && net.out <= 4096 && net.in <= 1 << 20;
   if (!may) return {};
   const ClusterPlan plan = plan_cluster(s, device, device.cluster < kPortable ? device.cluster : kPortable);
   return plan.blocks ? plan : plan_cluster(s, device, device.cluster);
@@ -156,7 +155,7 @@ template <>
 void take_steps_in_cluster(const Steps<float>& s, const Launch& launch) {
   const ClusterTask task{s, plan_cluster(s, launch.device)};
   const auto kernel = s.training.bfloat16_compute ? cluster_kernel<true> : cluster_kernel<false>;
-  start(kernel, task, task.plan.blocks, kClusterThreads, task.plan.shared_bytes, task.plan.blocks, launch);
+  start(kernel, task, task.plan.blocks, kBlockThreads, task.plan.shared_bytes, task.plan.blocks, launch);
 }
 template <>
 void take_steps_in_cluster(const Steps<double>&, const Launch&) {}

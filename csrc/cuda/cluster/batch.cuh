@@ -10,16 +10,6 @@ namespace twolayer::cuda {
 
 constexpr int kNoLabel = -1, kCountsForNothing = -2;
 
-// What a thread has asked for and will put down when the step is over. Nothing is done with it before, so that nobody
-// waits for it.
-struct Ahead {
-  int64_t row = -1;      // of the step after the next
-  int64_t example = -1;  // of the next step
-  int64_t label = kNoLabel;
-  float row_weight = 1;
-  uint32_t rule = 0;
-};
-
 __device__ __forceinline__ int64_t row_of(const Block& b, int64_t step, int i) {
   const int64_t at = (b.s.first_step + step) * b.s.batch_size + i;
   if (step >= b.s.steps || i >= b.s.batch_size || at >= b.s.rows) return -1;
@@ -31,35 +21,35 @@ __device__ __forceinline__ int rows_of(const Block& b, int64_t step) {
   return static_cast<int>(min(left, b.s.batch_size));
 }
 
-// Asks for what the thread will put down: for `step` its row's target and the rule, the row for the step after it.
-__device__ __forceinline__ Ahead ask(const Block& b, int64_t step) {
+// What concerns a step's rows, which are known, but for their inputs: targets, weights and the rule; and the rows of
+// the step after it. By one warp.
+__device__ __forceinline__ void prepare_step(const Block& b, int64_t step) {
   const Examples<float>& e = b.s.examples;
-  const int i = threadIdx.x;
-  Ahead ahead;
-  if (i < b.plan.batch) {
-    ahead.row = row_of(b, step + 1, i);
-    ahead.example = b.at<int64_t>(kRow)[(step & 1) * b.plan.batch + i];
-    if (ahead.example >= 0 && e.classes) ahead.label = e.classes[ahead.example];
-    if (ahead.example >= 0 && e.row_weight) ahead.row_weight = e.row_weight[ahead.example];
+  const int slot = static_cast<int>(step & 1);
+  double sum = 0;  // of what the rows count for
+#pragma unroll 1
+  for (int i = b.lane; i < b.plan.batch; i += 32) {
+    const int at = slot * b.plan.batch + i;
+    const int64_t example = b.at<int64_t>(kRow)[at], next = row_of(b, step + 1, i);
+    const int64_t label = example >= 0 && e.classes ? e.classes[example] : kNoLabel;
+    const float row_weight = example >= 0 && e.row_weight ? e.row_weight[example] : 1.0f;
+    const bool counts = example >= 0 && !(e.classes && label == b.net.loss_options.ignore_index);
+    double weight = counts ? static_cast<double>(row_weight) : 0;
+    if (counts && e.classes && e.class_weight) weight *= static_cast<double>(e.class_weight[label]);
+    sum += weight;
+    b.at<int64_t>(kRow)[(1 - slot) * b.plan.batch + i] = next;
+    b.at<int32_t>(kLabel)[at] = counts ? static_cast<int>(label) : kCountsForNothing;
+    b.at(kRowWeight)[at] = row_weight;
   }
-  if (i * 4 < b.plan.rule_bytes && step < b.s.steps)
-    ahead.rule = reinterpret_cast<const uint32_t*>(static_cast<const char*>(b.s.rules) + step * b.plan.rule_bytes)[i];
-  return ahead;
-}
-
-__device__ __forceinline__ void put_down(const Block& b, int64_t step, const Ahead& ahead) {
-  const Examples<float>& e = b.s.examples;
-  const int i = threadIdx.x, slot = static_cast<int>(step & 1), at = slot * b.plan.batch + i;
-  if (i < b.plan.batch) {
-    const bool counts = ahead.example >= 0 && !(e.classes && ahead.label == b.net.loss_options.ignore_index);
-    double loss_weight = counts ? static_cast<double>(ahead.row_weight) : 0;
-    if (counts && e.classes && e.class_weight) loss_weight *= static_cast<double>(e.class_weight[ahead.label]);
-    b.at<int64_t>(kRow)[(1 - slot) * b.plan.batch + i] = ahead.row;
-    b.at<int32_t>(kLabel)[at] = counts ? static_cast<int>(ahead.label) : kCountsForNothing;
-    b.at(kRowWeight)[at] = ahead.row_weight;
-    b.at<double>(kLossWeight)[i] = loss_weight;
+  sum = sum_of_lanes<32>(sum);
+  if (b.lane == 0) {
+    b.at<double>(kDivisor)[slot] = sum;
+    b.at(kScale)[slot] = b.plan.loss_per_row != 0 ? static_cast<float>(sum * b.plan.loss_per_row) : 1.0f;
   }
-  if (i * 4 < b.plan.rule_bytes) b.at<uint32_t>(kRule)[slot * b.plan.rule_bytes / 4 + i] = ahead.rule;
+  if (step >= b.s.steps) return;
+  const char* const rule = static_cast<const char*>(b.s.rules) + step * b.plan.rule_bytes;
+  for (int i = b.lane; i < b.plan.rule_bytes / 4; i += 32)
+    b.at<uint32_t>(kRule)[slot * b.plan.rule_bytes / 4 + i] = reinterpret_cast<const uint32_t*>(rule)[i];
 }
 
 __device__ __forceinline__ int bytes_per_number(Storage storage) {
@@ -88,59 +78,64 @@ __device__ __forceinline__ void copy_rows(const Block& b, const int64_t* rows, c
   }
 }
 
-// The same by the copy engine.
-__device__ __forceinline__ void copy_rows_in_bulk(const Block& b, int64_t step, const int64_t* rows, const char* from,
-                                                  char* to, int stride, int valid) {
-  if (valid == 0) return;
-  const int there = rows_of(b, step);
-  Arrival* const arrival = b.at<Arrival>(kArrival) + (step & 1);
-  if (threadIdx.x == 0) announce(arrival, there * valid);
-  // One row after the other, as the engine is told about one at a time; each warp has its share.
-  if (b.lane == 0)
-#pragma unroll 1
-    for (int i = b.warp; i < there; i += kClusterWarps)
-      copy_bulk(to + i * stride, from + rows[i] * b.s.examples.x_stride, valid, arrival);
-#pragma unroll 1
-  for (int i = there + b.warp; i < b.plan.batch; i += kClusterWarps)  // in a short batch
-    for (int at = 4 * b.lane; at < valid; at += 4 * 32) *reinterpret_cast<uint32_t*>(to + i * stride + at) = 0;
+// Where the rows of a step are copied from, and to.
+struct Copies {
+  const int64_t* rows;
+  const char* from;
+  char* to;
+  int stride, valid, width;  // in bytes
+
+  __device__ __forceinline__ Copies(const Block& b, int64_t step) {
+    const Examples<float>& e = b.s.examples;
+    const int slot = static_cast<int>(step & 1), number = bytes_per_number(e.storage);
+    rows = b.at<int64_t>(kRow) + slot * b.plan.batch;
+    stride = b.plan.raw_stride ? b.plan.raw_stride : b.plan.column_stride * number;
+    width = b.plan.columns * number, valid = b.columns * number;
+    from = static_cast<const char*>(e.x) + int64_t{b.column0} * number;
+    to = b.at<char>(b.plan.raw_stride ? kRaw : kX) + slot * b.plan.batch * stride;
+  }
+};
+
+// Starts to copy the rows of a step where the copy engine cannot; by all warps that compute.
+__device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
+  if (b.plan.in_bulk || step >= b.s.steps) return;
+  const Copies c(b, step);
+  if (b.plan.access == 16)
+    copy_rows<16>(b, c.rows, c.from, c.to, c.stride, c.valid, c.width);
+  else if (b.plan.access == 8)
+    copy_rows<8>(b, c.rows, c.from, c.to, c.stride, c.valid, c.width);
+  else if (b.plan.access == 4)
+    copy_rows<4>(b, c.rows, c.from, c.to, c.stride, c.valid, c.width);
+  else
+    copy_rows<1>(b, c.rows, c.from, c.to, c.stride, c.valid, c.width);
+  commit_copies();
 }
 
-// Starts to copy the rows of a step, and where targets are values those of the block's own rows.
-__device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
+// The same where it can; and where targets are values, starts to copy those of the block's own rows. By one warp.
+__device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
   if (step >= b.s.steps) return;
   const Examples<float>& e = b.s.examples;
-  const int slot = static_cast<int>(step & 1);
-  const int64_t* rows = b.at<int64_t>(kRow) + slot * b.plan.batch;
-  const int number = bytes_per_number(e.storage);
-  const int stride = b.plan.raw_stride ? b.plan.raw_stride : b.plan.column_stride * number;
-  const int width = b.plan.columns * number, valid = b.columns * number;
-  const char* const from = static_cast<const char*>(e.x) + int64_t{b.column0} * number;
-  char* const to = b.at<char>(b.plan.raw_stride ? kRaw : kX) + slot * b.plan.batch * stride;
-  if (b.plan.in_bulk)
-    copy_rows_in_bulk(b, step, rows, from, to, stride, valid);
-  else if (b.plan.access == 16)
-    copy_rows<16>(b, rows, from, to, stride, valid, width);
-  else if (b.plan.access == 8)
-    copy_rows<8>(b, rows, from, to, stride, valid, width);
-  else if (b.plan.access == 4)
-    copy_rows<4>(b, rows, from, to, stride, valid, width);
-  else
-    copy_rows<1>(b, rows, from, to, stride, valid, width);
-  if (!e.values) return;
-  float* const targets = b.at(kTarget) + slot * b.plan.own_rows * b.plan.out_stride;
+  const Copies c(b, step);
+  if (b.plan.in_bulk && c.valid > 0) {
+    const int there = rows_of(b, step);
+    Arrival* const arrival = b.at<Arrival>(kArrival) + (step & 1);
+    if (b.lane == 0) announce(arrival, there * c.valid);
 #pragma unroll 1
-  for (int i = b.warp; i < b.own_rows; i += kClusterWarps) {
-    const int64_t row = rows[b.row0 + i];
+    for (int i = b.lane; i < there; i += 32)
+      copy_bulk(c.to + i * c.stride, c.from + c.rows[i] * e.x_stride, c.valid, arrival);
+#pragma unroll 1
+    for (int i = there; i < b.plan.batch; ++i)  // in a short batch
+      for (int at = 4 * b.lane; at < c.valid; at += 4 * 32) *reinterpret_cast<uint32_t*>(c.to + i * c.stride + at) = 0;
+  }
+  if (!e.values) return;
+  float* const targets = b.at(kTarget) + (step & 1) * b.plan.own_rows * b.plan.out_stride;
+#pragma unroll 1
+  for (int i = 0; i < b.own_rows; ++i) {
+    const int64_t row = c.rows[b.row0 + i];
     for (int j = b.lane; row >= 0 && j < b.net.out; j += 32)
       copy_async<4>(targets + i * b.plan.out_stride + j, e.values + row * e.value_stride + j, 4);
   }
-}
-
-__device__ __forceinline__ float as_float(float x) { return x; }
-__device__ __forceinline__ float as_float(double x) { return static_cast<float>(x); }
-__device__ __forceinline__ float as_float(bfloat16 x) { return widen(x); }
-__device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a float's point, faster than a conversion
-  return __fadd_rn(__uint_as_float(0x4b000000u | x), -8388608.0f);
+  commit_copies();
 }
 
 // Waits until the rows and targets of a step are there for all.
@@ -149,6 +144,13 @@ __device__ __forceinline__ void wait_for_rows(const Block& b, int64_t step) {
   if (b.plan.in_bulk && b.columns > 0)
     wait_for_arrival(b.at<Arrival>(kArrival) + (step & 1), static_cast<int>(step >> 1 & 1));
   __syncthreads();
+}
+
+__device__ __forceinline__ float as_float(float x) { return x; }
+__device__ __forceinline__ float as_float(double x) { return static_cast<float>(x); }
+__device__ __forceinline__ float as_float(bfloat16 x) { return widen(x); }
+__device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a float's point, faster than a conversion
+  return __fadd_rn(__uint_as_float(0x4b000000u | x), -8388608.0f);
 }
 
 // Rows as they are stored → x.
@@ -175,10 +177,14 @@ __device__ __forceinline__ void convert_rows(const Block& b, int64_t step, const
     }
 }
 
-// x of a step whose copies are there.
+// x of a step whose copies are there; by all warps.
 __device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
   const int slot = static_cast<int>(step & 1);
   if (!b.plan.raw_stride) return b.at(kX) + slot * b.plan.batch * b.plan.column_stride;
+  if (b.serves()) {
+    __syncthreads();
+    return b.at(kX);
+  }
   const char* raw = b.at<char>(kRaw) + slot * b.plan.batch * b.plan.raw_stride;
   switch (b.s.examples.storage) {
     case Storage::kFloat32:
@@ -196,16 +202,6 @@ __device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
   }
   __syncthreads();  // all of x is there
   return b.at(kX);
-}
-
-// What the step's loss is divided by, from what its rows count for; by one warp.
-__device__ __forceinline__ void sum_loss_weights(const Block& b, int64_t step) {
-  double sum = 0;
-  for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += b.at<double>(kLossWeight)[i];
-  sum = sum_of_lanes<32>(sum);
-  if (b.lane != 0) return;
-  b.at<double>(kDivisor)[step & 1] = sum;
-  b.at(kScale)[step & 1] = b.plan.loss_per_row != 0 ? static_cast<float>(sum * b.plan.loss_per_row) : 1.0f;
 }
 
 }  // namespace twolayer::cuda

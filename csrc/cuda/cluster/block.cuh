@@ -47,6 +47,7 @@ struct Block {
     return reinterpret_cast<V*>(memory + plan.at[array]);
   }
   __device__ __forceinline__ bool is_first() const { return rank == 0; }
+  __device__ __forceinline__ bool serves() const { return warp == kClusterWarps; }
 
   // Meeting those of the unit group or the column group: all of the cluster, if there is anyone to meet, or the block.
   // Between the two, a thread may do what concerns nobody else.
@@ -64,16 +65,15 @@ struct Block {
     wait(others);
   }
 
-  // f(where the block of that column group, or unit group, has what this block has at `mine`)
-  template <class V, class F>
-  __device__ __forceinline__ void for_unit_group(V* mine, F&& f) const {
+  // Puts a number where all blocks of the unit group, or the column group, have what this block has at `mine`.
+  __device__ __forceinline__ void to_unit_group(float* mine, float value) const {
+    const int first = unit_group * plan.column_groups, end = first + plan.column_groups;
 #pragma unroll 1
-    for (int i = 0; i < plan.column_groups; ++i) f(cluster_shared(mine, unit_group * plan.column_groups + i));
+    for (int other = first; other < end; ++other) put(mine, other, value);
   }
-  template <class V, class F>
-  __device__ __forceinline__ void for_column_group(V* mine, F&& f) const {
+  __device__ __forceinline__ void to_column_group(float* mine, float value) const {
 #pragma unroll 1
-    for (int i = 0; i < plan.unit_groups; ++i) f(cluster_shared(mine, i * plan.column_groups + column_group));
+    for (int other = column_group; other < plan.blocks; other += plan.column_groups) put(mine, other, value);
   }
 
  private:

@@ -12,36 +12,36 @@
 namespace twolayer::cuda {
 
 constexpr int kPieceColumns = 16;  // of a weight's gradient that a warp computes at a time
-constexpr int kClusterWarps = 16, kClusterThreads = 32 * kClusterWarps;  // of a block
+constexpr int kClusterWarps = 16, kClusterThreads = 32 * kClusterWarps;  // of a block, that compute
+constexpr int kBlockThreads = kClusterThreads + 32;                      // and one more warp that serves them
 
 // Arrays in a block's shared memory, of float where nothing is said. Two of something are for even and odd steps.
 enum Array {
-  kX,           // (1 or 2, batch, column_stride)
-  kWeight1,     // (1 + states, units in eights, column_stride)
-  kWeight2,     // (1 + states, out in eights, unit_stride)
-  kBias1,       // (1 + states, units)
-  kBias2,       // (1 + states, out)
-  kZ,           // (column_groups · parts, own_rows, unit_stride) what others found of the hidden layer's inputs
-  kSaved,       // (own_rows, unit_stride)
-  kH,           // (batch, unit_stride)
-  kGradZ,       // (batch, unit_stride)
-  kY,           // (2, unit_groups, own_rows, out_stride) what others found of the outputs
-  kGradY,       // (batch, out_stride)
-  kTarget,      // (2, own_rows, out_stride), where targets are values
-  kRowLoss,     // (batch)
-  kRowWeight,   // (2, batch)
-  kScale,       // (2) the divisor of the loss, as a float
-  kNothing,     // products over whole tiles read a little beyond a factor, into what are finite numbers up to here
-  kLabel,       // (2, batch) int32; −1: there is none, −2: the row counts for nothing
-  kRow,         // (2, batch) int64: which of the examples; −1: the batch has ended
-  kLossWeight,  // (batch) double: what a row adds to the divisor
-  kDivisor,     // (2) double
-  kArrival,     // (2) where a batch's rows arrive
-  kForward,     // (forward_tasks) ForwardTask
-  kPieces,      // (pieces) PieceTask
-  kPenalty,     // (2, warps, 2) double: sums of |w| and w² as they were before the update
-  kRule,        // (2, rule bytes)
-  kRaw,         // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
+  kX,          // (1 or 2, batch, column_stride)
+  kWeight1,    // (1 + states, units in eights, column_stride)
+  kWeight2,    // (1 + states, out in eights, unit_stride)
+  kBias1,      // (1 + states, units)
+  kBias2,      // (1 + states, out)
+  kZ,          // (column_groups · parts, own_rows, unit_stride) what others found of the hidden layer's inputs
+  kSaved,      // (own_rows, unit_stride)
+  kH,          // (batch, unit_stride)
+  kGradZ,      // (batch, unit_stride)
+  kY,          // (2, unit_groups, own_rows, out_stride) what others found of the outputs
+  kGradY,      // (batch, out_stride)
+  kTarget,     // (2, own_rows, out_stride), where targets are values
+  kRowLoss,    // (batch)
+  kRowWeight,  // (2, batch)
+  kScale,      // (2) the divisor of the loss, as a float
+  kNothing,    // products over whole tiles read a little beyond a factor, into what are finite numbers up to here
+  kLabel,      // (2, batch) int32; −1: there is none, −2: the row counts for nothing
+  kRow,        // (2, batch) int64: which of the examples; −1: the batch has ended
+  kDivisor,    // (2) double
+  kArrival,    // (2) where a batch's rows arrive
+  kForward,    // (forward_tasks) ForwardTask
+  kPieces,     // (pieces) PieceTask
+  kPenalty,    // (2, warps, 2) double: sums of |w| and w² as they were before the update
+  kRule,       // (2, rule bytes)
+  kRaw,        // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
   kArrays
 };
 

@@ -14,29 +14,29 @@ namespace twolayer::cuda {
 template <class F>
 __device__ __forceinline__ void for_each_parameter(const Block& b, F&& f) {
   const Learned<float>* const p = b.net.parameters;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, out = static_cast<int>(b.net.out);
+  const int out = static_cast<int>(b.net.out);
   const int size1 = in_eights(b.plan.units) * b.plan.column_stride, size2 = in_eights(out) * b.plan.unit_stride;
   for (int i = 0; i <= b.plan.states; ++i) {
     const auto array = [&](int parameter) { return i == 0 ? p[parameter].value : p[parameter].state[i - 1]; };
     if (float* const w1 = array(kW1))
-      for (int unit = warp; unit < b.units; unit += kClusterWarps)
-        for (int c = lane; c < b.columns; c += 32)
+      for (int unit = b.warp; unit < b.units; unit += kBlockThreads / 32)
+        for (int c = b.lane; c < b.columns; c += 32)
           f(b.at(kWeight1) + i * size1 + unit * b.plan.column_stride + c,
             w1 + (b.unit0 + unit) * b.net.in + b.column0 + c, kW1);
     if (float* const w2 = array(kW2))
-      for (int o = warp; o < out; o += kClusterWarps)
-        for (int unit = lane; unit < b.units; unit += 32)
+      for (int o = b.warp; o < out; o += kBlockThreads / 32)
+        for (int unit = b.lane; unit < b.units; unit += 32)
           f(b.at(kWeight2) + i * size2 + o * b.plan.unit_stride + unit, w2 + o * b.net.hidden + b.unit0 + unit, kW2);
     if (float* const b1 = array(kB1))
-      for (int unit = threadIdx.x; unit < b.units; unit += kClusterThreads)
+      for (int unit = threadIdx.x; unit < b.units; unit += kBlockThreads)
         f(b.at(kBias1) + i * b.units + unit, b1 + b.unit0 + unit, kB1);
     if (float* const b2 = array(kB2))
-      for (int o = threadIdx.x; o < out; o += kClusterThreads) f(b.at(kBias2) + i * out + o, b2 + o, kB2);
+      for (int o = threadIdx.x; o < out; o += kBlockThreads) f(b.at(kBias2) + i * out + o, b2 + o, kB2);
   }
 }
 
 __device__ __forceinline__ void load_net(const Block& b) {
-  for (int i = threadIdx.x; i < b.plan.shared_bytes / 4; i += kClusterThreads)
+  for (int i = threadIdx.x; i < b.plan.shared_bytes / 4; i += kBlockThreads)
     reinterpret_cast<uint32_t*>(b.memory)[i] = 0;
   __syncthreads();  // before anything is written that must not become 0
   for_each_parameter(b, [](float* shared, const float* global, int) { *shared = *global; });
@@ -58,7 +58,7 @@ __device__ __forceinline__ int list_forward_tasks(const Block& b) {
   const int tiles = plan.batch / 16, steps = in_eights(b.columns) / 8, units8 = in_eights(b.units);
   const int part_steps = (steps + plan.parts - 1) / plan.parts, across = (units8 + kUnits - 1) / kUnits;
   const int count = tiles * plan.parts * across;
-  for (int i = threadIdx.x; i < count; i += kClusterThreads) {
+  for (int i = threadIdx.x; i < count; i += kBlockThreads) {
     ForwardTask task{};
     const int row = i % tiles * 16, unit = i / tiles % across * kUnits, part = i / tiles / across;
     task.x = row * plan.column_stride, task.weight = unit * plan.column_stride, task.units = units8 - unit;
@@ -74,17 +74,16 @@ template <bool kRounded, int kN>
 __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task) {
   const int stride = b.plan.unit_stride;
   const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
-  float* const here = b.at(kZ) + task.z;
-  float* const to =
-      b.plan.column_groups > 1 ? cluster_shared(here, b.unit_group * b.plan.column_groups + task.owner) : here;
+  const int owner = b.unit_group * b.plan.column_groups + task.owner;
+  float* const to = b.at(kZ) + task.z;
   float sums[1][kN][4];
   if (multiply<kRounded>(sums, left, right, task.k0, task.k1))
     for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-      if (j < task.units) *reinterpret_cast<Pair*>(to + i * stride + j) = pair;
+      if (j < task.units) put(to + i * stride + j, owner, pair.numbers[0], pair.numbers[1]);
     });
   else
     for_each_number<1, kN>([&](int i, int j) {
-      if (j < task.units) to[i * stride + j] = dot(left, right, i, j, task.k0, task.k1);
+      if (j < task.units) put(to + i * stride + j, owner, dot(left, right, i, j, task.k0, task.k1));
     });
 }
 
@@ -149,7 +148,7 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
       b.at(kSaved)[row * plan.unit_stride + unit] = plan.saves_input ? z : value;
       if (b.net.dropout > 0) value = Dropout(b, step)(b, b.row0 + row, unit, value);
       value = unit < b.units && b.row0 + row < rows ? factor<kRounded>(value) : 0.0f;
-      b.for_unit_group(h + unit, [&](float* to) { *to = value; });
+      b.to_unit_group(h + unit, value);
     }
     __syncwarp();  // the row's hidden values are there
 #pragma unroll 1
@@ -163,58 +162,68 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
         for (int j = 0; j < 4; ++j) sums[j] = fma(left.numbers[j], factor<kRounded>(right.numbers[j]), sums[j]);
       }
       const float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-      b.for_column_group(y + row * plan.out_stride + o, [&](float* there) { *there = sum; });
+      b.to_column_group(y + row * plan.out_stride + o, sum);
     }
   }
 }
 
 // The outputs of its rows, their loss, and the gradients at the outputs and at the hidden layer's inputs, to all of the
-// unit group.
+// unit group. Two rows to a warp, as there are often few outputs.
 template <bool kRounded>
 __device__ __forceinline__ void complete_gradients(const Block& b, int64_t step) {
+  constexpr int kLanes = 16, kRows = 32 / kLanes;
   const ClusterPlan& plan = b.plan;
   const int slot = static_cast<int>(step & 1), out = static_cast<int>(b.net.out), units8 = in_eights(b.units);
-  const int rows = rows_of(b, step);
+  const int rows = rows_of(b, step), lane = b.lane & (kLanes - 1);
   const float* const b2 = b.net.parameters[kB2].value ? b.at(kBias2) : nullptr;
   const float divisor = b.at(kScale)[slot];
-#pragma unroll 1
-  for (int row = b.warp; row < b.own_rows; row += kClusterWarps) {
-    const int of_batch = b.row0 + row;
-    float* const z = b.at(kGradY) + of_batch * plan.out_stride;
-#pragma unroll 1
-    for (int j = b.lane; j < out; j += 32) {
-      const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
-      float sum = b2 ? b2[j] : 0.0f;
+  const auto output = [&](int row, int j) {
+    const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
+    float sum = b2 ? b2[j] : 0.0f;
 #pragma unroll 4
-      for (int group = 0; group < plan.unit_groups; ++group, from += plan.own_rows * plan.out_stride) sum += *from;
-      z[j] = sum;
-    }
+    for (int group = 0; group < plan.unit_groups; ++group, from += plan.own_rows * plan.out_stride) sum += *from;
+    return sum;
+  };
+#pragma unroll 1
+  for (int first = b.warp * kRows; first < b.own_rows; first += kClusterWarps * kRows) {
+    const int row = first + b.lane / kLanes, of_batch = b.row0 + row;
+    float* const grad = b.at(kGradY) + of_batch * plan.out_stride;
     const int label = b.at<int32_t>(kLabel)[slot * plan.batch + of_batch];
     const float* values =
         b.s.examples.values ? b.at(kTarget) + (slot * plan.own_rows + row) * plan.out_stride : nullptr;
     const RowTarget<float> target{label, values, b.s.examples.class_weight,
                                   b.at(kRowWeight)[slot * plan.batch + of_batch], label != kCountsForNothing};
     float row_loss = 0;
-    with_loss(b.net.loss,
-              [&](auto loss) { row_loss = loss_of_row<32>(loss, b.net.loss_options, out, target, divisor, z); });
-    if (divisor == 0) row_loss = NAN;  // of a mean over nothing
-    __syncwarp();                      // the row's gradient is there
-#pragma unroll 1
-    for (int j = b.lane; j < out; j += 32) {
-      const float g = factor<kRounded>(z[j]);
-      b.for_unit_group(z + j, [&](float* to) { *to = g; });
+    if (out <= kLanes) {
+      float z = lane < out ? output(row, lane) : 0.0f;
+      with_loss(b.net.loss, [&](auto loss) {
+        row_loss = loss_of_short_row<kLanes>(loss, b.net.loss_options, out, target, divisor, z);
+      });
+      if (lane < out) b.to_unit_group(grad + lane, factor<kRounded>(z));
+    } else {
+      for (int j = lane; j < out; j += kLanes) grad[j] = output(row, j);
+      with_loss(b.net.loss, [&](auto loss) {
+        row_loss = loss_of_row<kLanes>(loss, b.net.loss_options, out, target, divisor, grad);
+      });
+      for (int j = lane; j < out; j += kLanes) b.to_unit_group(grad + j, factor<kRounded>(grad[j]));
     }
-    if (b.lane == 0) b.for_unit_group(b.at(kRowLoss) + of_batch, [&](float* to) { *to = row_loss; });
+    if (divisor == 0) row_loss = NAN;  // of a mean over nothing
+    if (lane == 0) b.to_unit_group(b.at(kRowLoss) + of_batch, row_loss);
+    __syncwarp();  // both rows' gradients are there
 #pragma unroll 1
-    for (int unit = b.lane; unit < units8; unit += 32) {
-      const float* w = b.at(kWeight2) + unit;
-      float g = 0;
+    for (int row = first; row < first + kRows; ++row) {
+      const float* const grad = b.at(kGradY) + (b.row0 + row) * plan.out_stride;
+#pragma unroll 1
+      for (int unit = b.lane; unit < units8; unit += 32) {
+        const float* w = b.at(kWeight2) + unit;
+        float g = 0;
 #pragma unroll 4
-      for (int o = 0; o < out; ++o, w += plan.unit_stride) g = fma(factor<kRounded>(z[o]), factor<kRounded>(*w), g);
-      if (b.net.dropout > 0) g = Dropout(b, step)(b, of_batch, unit, g);
-      g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
-      g = unit < b.units && of_batch < rows ? factor<kRounded>(g) : 0.0f;
-      b.for_unit_group(b.at(kGradZ) + of_batch * plan.unit_stride + unit, [&](float* to) { *to = g; });
+        for (int o = 0; o < out; ++o, w += plan.unit_stride) g = fma(grad[o], factor<kRounded>(*w), g);
+        if (b.net.dropout > 0) g = Dropout(b, step)(b, b.row0 + row, unit, g);
+        g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
+        g = unit < b.units && b.row0 + row < rows ? factor<kRounded>(g) : 0.0f;
+        b.to_unit_group(b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit, g);
+      }
     }
   }
 }
@@ -249,75 +258,85 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
 
 // ---- All of it
 
+// Puts down a step's loss, with the penalty that its update found; by one warp of the first block.
+__device__ __forceinline__ void note_loss(const Block& b, int64_t step) {
+  if (!b.is_first() || step < 0) return;
+  double loss = loss_of_batch(b, step);
+  if (b.plan.penalised) loss += penalty_of(b, step);
+  if (b.lane == 0) b.s.losses[step] = loss;
+}
+
+// The warps that compute, and the one that serves them, go through a step side by side: both return whether its loss
+// has ended the run. x is the batch's, and there.
 template <bool kRounded>
-__global__ void __launch_bounds__(kClusterThreads, 1) cluster_kernel(const __grid_constant__ ClusterTask task) {
+__device__ __forceinline__ bool compute_step(const Block& b, int tasks, int pieces, const float* x, int64_t step) {
+  multiply_inputs<kRounded>(b, tasks, x);
+  b.arrive(b.plan.column_groups);
+  start_copies(b, step + 1);
+  b.wait(b.plan.column_groups);  // all have multiplied the inputs of its own rows
+  complete_hidden<kRounded>(b, step);
+  b.meet(b.plan.unit_groups);  // all have computed their part of its own rows' outputs
+  complete_gradients<kRounded>(b, step);
+  b.meet(b.plan.column_groups);  // all rows' gradients are there
+  if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
+  update_weights<kRounded>(b, pieces, x, step);
+  return false;
+}
+__device__ __forceinline__ bool serve_step(const Block& b, int64_t step) {
+  serve_copies(b, step + 1);
+  b.meet(b.plan.column_groups);
+  note_loss(b, step - 1);
+  prepare_step(b, step + 1);
+  b.meet(b.plan.unit_groups);
+  b.meet(b.plan.column_groups);
+  if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
+  update_biases(b, step);
+  return false;
+}
+
+template <bool kRounded>
+__global__ void __launch_bounds__(kBlockThreads, 1) cluster_kernel(const __grid_constant__ ClusterTask task) {
   const Block b(task);
   const Steps<float>& s = b.s;
   if (s.progress->ended) return;
-  const ClusterPlan& plan = b.plan;
 
   load_net(b);
   const int tasks = list_forward_tasks(b), pieces = list_pieces(b);
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread < plan.batch) b.at<int64_t>(kRow)[thread] = row_of(b, 0, thread);
-  if (thread < 2) prepare_arrival(b.at<Arrival>(kArrival) + thread);
+  if (threadIdx.x < 2) prepare_arrival(b.at<Arrival>(kArrival) + threadIdx.x);
   hand_over_to_copies();
+  b.meet(b.plan.blocks);  // no block is written to before it has cleared its memory
+  if (b.serves()) {
+    for (int i = b.lane; i < b.plan.batch; i += 32) b.at<int64_t>(kRow)[i] = row_of(b, 0, i);
+    __syncwarp();
+    serve_copies(b, 0);
+    prepare_step(b, 0);
+  }
   __syncthreads();  // the first batch's rows are known
-  start_copies(b, 0);
-  commit_copies();
-  put_down(b, 0, ask(b, 0));
-  b.meet(plan.blocks);  // no block is written to before it has cleared its memory
-
-  // Puts down a step's loss, with the penalty that its update found; by one warp.
-  const auto note_loss = [&](int64_t of_step) {
-    if (!b.is_first() || of_step < 0) return;
-    double loss = loss_of_batch(b, of_step);
-    if (plan.penalised) loss += penalty_of(b, of_step);
-    if (thread % 32 == 0) s.losses[of_step] = loss;
-  };
+  if (!b.serves()) start_copies(b, 0);
 
   int64_t step = 0;
   bool ended = false;
 #pragma unroll 1
-  for (; step < s.steps; ++step) {
+  for (; step < s.steps && !ended; ++step) {
     wait_for_rows(b, step);  // and for the step before to be over
     const float* const x = x_of(b, step);
-    multiply_inputs<kRounded>(b, tasks, x);
-    b.arrive(plan.column_groups);
-    start_copies(b, step + 1);
-    commit_copies();
-    const Ahead ahead = ask(b, step + 1);
-    b.wait(plan.column_groups);  // all have multiplied the inputs of its own rows
-
-    complete_hidden<kRounded>(b, step);
-    if (b.warp == 0) sum_loss_weights(b, step);
-    if (b.warp == 1) note_loss(step - 1);
-    b.meet(plan.unit_groups);  // all have computed their part of its own rows' outputs
-
-    complete_gradients<kRounded>(b, step);
-    b.meet(plan.column_groups);  // all rows' gradients are there
-
-    ended = s.stop_if_not_finite && !has_finite_loss(b);
-    if (ended) break;
-    update_all<kRounded>(b, pieces, x, step);
-    put_down(b, step + 1, ahead);
+    ended = b.serves() ? serve_step(b, step) : compute_step<kRounded>(b, tasks, pieces, x, step);
   }
 
-  if (step < s.steps) wait_for_rows(b, step + 1 < s.steps ? step + 1 : step);
-  b.meet(plan.blocks);  // all blocks have updated what they hold, and none is written to any more
+  if (ended) --step;
+  if (ended && step + 1 < s.steps) wait_for_rows(b, step + 1);  // no copy is under way any more
+  b.meet(b.plan.blocks);  // all blocks have updated what they hold, and none is written to any more
   store_net(b);
-  if (b.warp == 0) {
-    if (!ended) note_loss(step - 1);
-    if (ended && b.is_first()) {
-      const double loss = loss_of_batch(b, step);
-      if (thread == 0) s.losses[step] = loss;
+  if (b.serves()) {
+    if (!ended) note_loss(b, step - 1);
+    const double loss = ended ? loss_of_batch(b, step) : 0;
+    if (b.is_first() && b.lane == 0) {
+      if (ended) s.losses[step] = loss;
+      s.progress->steps += step;
+      if (ended) s.progress->ended = 1;
     }
   }
-  if (b.is_first() && thread == 0) {
-    s.progress->steps += step;
-    if (ended) s.progress->ended = 1;
-  }
-  if (plan.blocks > 1) cluster_barrier();  // no block's memory goes while another reads it
+  if (b.plan.blocks > 1) cluster_barrier();  // no block's memory goes while another reads it
 }
 
 }  // namespace twolayer::cuda

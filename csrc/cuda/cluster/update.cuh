@@ -88,7 +88,7 @@ __device__ __forceinline__ int list_pieces(const Block& b) {
   const int across1 = ceil(b.columns, kPieceColumns), count1 = across1 * ceil(b.units, kRows);
   const int across2 = ceil(b.units, kPieceColumns), count2 = across2 * ceil(out, kRows);
   const auto place = [&](Array array) { return b.plan.at[array] / static_cast<int>(sizeof(float)); };
-  for (int i = threadIdx.x; i < count1 + count2; i += kClusterThreads) {
+  for (int i = threadIdx.x; i < count1 + count2; i += kBlockThreads) {
     PieceTask piece{};
     const bool of_w1 = i < count1;
     const int number = of_w1 ? i : i - count1, across = of_w1 ? across1 : across2;
@@ -164,31 +164,30 @@ __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, c
   });
 }
 
-// The biases: the gradient is the sum of a column over the batch, by eight lanes. The last warps, who may have no
-// piece, begin.
-__device__ __forceinline__ void update_biases(const Block& b, const char* rule) {
-  constexpr int kLanes = 8, kAtOnce = 32 / kLanes;
-  const Learned<float>* const p = b.net.parameters;
-  const int units = p[kB1].value && !p[kB1].frozen ? b.units : 0;
-  const int outs = p[kB2].value && !p[kB2].frozen ? static_cast<int>(b.net.out) : 0;
-  const int lane = b.lane % kLanes;
+// A bias, whose gradient is the sum of its column over the batch; by one warp.
+__device__ __forceinline__ void update_bias(const Block& b, int64_t step, int parameter, Array bias, Array grads,
+                                            int stride, int count) {
+  if (!b.net.parameters[parameter].value || b.net.parameters[parameter].frozen) return;
+  const char* const rule = b.at<char>(kRule) + (step & 1) * b.plan.rule_bytes;
 #pragma unroll 1
-  for (int first = (kClusterWarps - 1 - b.warp) * kAtOnce; first < units + outs; first += kClusterWarps * kAtOnce) {
-    const int i = first + b.lane / kLanes, j = i < units ? i : i - units;
-    const float* const grad = b.at(i < units ? kGradZ : kGradY) + j;
-    const int stride = i < units ? b.plan.unit_stride : b.plan.out_stride;
-    float sum = 0;
-#pragma unroll 4
-    for (int row = lane; i < units + outs && row < b.plan.batch; row += kLanes) sum += grad[row * stride];
-    sum = sum_of_lanes<kLanes>(sum);
-    if (lane == 0 && i < units + outs)
-      update_number(b, rule, b.at(i < units ? kBias1 : kBias2) + j, i < units ? b.units : outs, sum);
+  for (int i = b.lane; i < count; i += 32) {
+    const float* grad = b.at(grads) + i;
+    float sums[4] = {};  // of every fourth row; the batch is a multiple of 16
+#pragma unroll 2
+    for (int row = 0; row < b.plan.batch; row += 4)
+#pragma unroll
+      for (int j = 0; j < 4; ++j, grad += stride) sums[j] += *grad;
+    update_number(b, rule, b.at(bias) + i, count, (sums[0] + sums[1]) + (sums[2] + sums[3]));
   }
 }
+__device__ __forceinline__ void update_biases(const Block& b, int64_t step) {
+  update_bias(b, step, kB1, kBias1, kGradZ, b.plan.unit_stride, b.units);
+  update_bias(b, step, kB2, kBias2, kGradY, b.plan.out_stride, static_cast<int>(b.net.out));
+}
 
-// All that the block holds, from grad_z, grad_y, x and h.
+// The weights that the block holds, from grad_z, grad_y, x and h.
 template <bool kRounded>
-__device__ __forceinline__ void update_all(const Block& b, int pieces, const float* x, int64_t step) {
+__device__ __forceinline__ void update_weights(const Block& b, int pieces, const float* x, int64_t step) {
   Updater updater(b, step);
 #pragma unroll 1
   for (int i = b.warp; i < pieces; i += kClusterWarps) {
@@ -197,7 +196,6 @@ __device__ __forceinline__ void update_all(const Block& b, int pieces, const flo
     if (!piece.is_idle || b.plan.penalised) update_piece<kRounded>(b, updater, piece, x);
     if (!piece.is_mine) updater.absolute = absolute, updater.square = square;
   }
-  update_biases(b, updater.rule);
   if (b.plan.penalised) {
     const double absolute = sum_of_lanes<32>(updater.absolute), square = sum_of_lanes<32>(updater.square);
     double* const mine = b.at<double>(kPenalty) + ((step & 1) * kClusterWarps + b.warp) * 2;

@@ -49,4 +49,28 @@ __device__ __forceinline__ T* cluster_shared(T* shared, int rank) {
 #endif
 }
 
+// Puts a number, or two, where block `rank` of the cluster has what this block has at `shared`.
+__device__ __forceinline__ void put(float* shared, int rank, float value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.f32 [there], %2;\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(rank), "f"(value)
+      : "memory");
+#else
+  *shared = value;
+#endif
+}
+__device__ __forceinline__ void put(float* shared, int rank, float first, float second) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.v2.f32 [there], {%2, %3};\n}" ::
+          "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(rank), "f"(first), "f"(second)
+      : "memory");
+#else
+  shared[0] = first, shared[1] = second;
+#endif
+}
+
 }  // namespace twolayer::cuda

@@ -97,4 +97,34 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
   }
 }
 
+// The same for rows of at most kLanes outputs, of which each lane holds its own: z becomes its gradient.
+template <int kLanes, class Loss, class T>
+__device__ __forceinline__ T loss_of_short_row(Loss, const LossOptions& options, int out, const RowTarget<T>& target,
+                                               T divisor, T& z) {
+  const int lane = threadIdx.x & (kLanes - 1);
+  const bool is_there = target.counts && lane < out;
+  const T scale = target.weight / divisor;
+  if constexpr (Loss::kind == LossKind::kSoftmax) {
+    const T above = (is_there ? z : -static_cast<T>(INFINITY));
+    const T highest = largest_of_lanes<kLanes>(above), distance = is_there ? z - highest : T(0);
+    const T e = is_there ? exp(distance) : T(0), total = sum_of_lanes<kLanes>(e);
+    T wanted = static_cast<T>(lane == target.label), target_total = 1;
+    if (target.values || target.class_weight || options.label_smoothing != 0) {
+      const T smoothing = static_cast<T>(options.label_smoothing), even = smoothing / static_cast<T>(out);
+      const T given = is_there && target.values ? target.values[lane] : wanted;
+      wanted = given * (1 - smoothing) + even;
+      if (target.class_weight && is_there) wanted *= target.class_weight[lane];
+      target_total = sum_of_lanes<kLanes>(is_there ? wanted : T(0));
+    }
+    const T target_dot_z = sum_of_lanes<kLanes>(is_there && wanted != 0 ? wanted * distance : T(0));
+    z = is_there ? e * (scale * target_total / total) - scale * wanted : T(0);
+    return target.counts ? target.weight * (target_total * log1p(total - 1) - target_dot_z) : T(0);
+  } else {
+    const T beta = static_cast<T>(options.beta), y = is_there ? target.values[lane] : T(0);
+    const T value = is_there ? Loss::value(z, y, beta) : T(0);
+    z = is_there ? Loss::gradient(z, y, beta) * scale : T(0);
+    return target.weight * sum_of_lanes<kLanes>(value);
+  }
+}
+
 }  // namespace twolayer::cuda

@@ -76,7 +76,7 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[m][j][e] = 0;
 
-#pragma unroll 1
+#pragma unroll 2
   for (int k = k0; k < k1; k += 8) {
     uint32_t left[kM][4], left_low[kM][4], right[kN][2], right_low[kN][2];
 #pragma unroll
@@ -103,7 +103,7 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
     }
     each([&](int m, int j) { mma_tf32(sums[m][j], left[m], right[j]); });
   }
-  float zero = 0;
+  float zero[4] = {};
 #pragma unroll
   for (int m = 0; m < kM; ++m)
 #pragma unroll
@@ -111,9 +111,9 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         if constexpr (kApart) sums[m][j][e] += rest[m][j][e];
-        zero = fma(sums[m][j][e], 0.0f, zero);
+        zero[e] = fma(sums[m][j][e], 0.0f, zero[e]);
       }
-  return kRounded || !__any_sync(0xffffffffu, zero != 0);
+  return kRounded || !__any_sync(0xffffffffu, (zero[0] + zero[1]) + (zero[2] + zero[3]) != 0);
 }
 
 // A sum whose factors need not be finite, without parts.

@@ -15,4 +15,10 @@ T* cluster_shared(T* shared, int rank) {
   return reinterpret_cast<T*>(emulation::shared_memory(rank) + offset);
 }
 
+inline void put(float* shared, int rank, float value) { *cluster_shared(shared, rank) = value; }
+inline void put(float* shared, int rank, float first, float second) {
+  float* const there = cluster_shared(shared, rank);
+  there[0] = first, there[1] = second;
+}
+
 }  // namespace twolayer::cuda
