@@ -30,6 +30,8 @@ int access_of(const Examples<float>& examples, int64_t column_bytes) {
   return static_cast<int>(bits & -bits);
 }
 
+int64_t rows_of_batch(const Steps<float>& s) { return s.batch_size < s.rows ? s.batch_size : s.rows; }
+
 // The layout for so many groups; shared_bytes says whether it fits.
 ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int column_groups) {
   const Training<float>& net = s.training;
@@ -40,7 +42,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   plan.units = static_cast<int>(share_of(net.hidden, unit_groups));
   const int number = bytes_of(e.storage);
   plan.columns = static_cast<int>(up_to(share_of(net.in, column_groups), number == 1 ? 16 : 8));
-  plan.batch = static_cast<int>(up_to(s.batch_size < s.rows ? s.batch_size : s.rows, 16));
+  plan.batch = static_cast<int>(up_to(rows_of_batch(s), 16));
   plan.own_rows = static_cast<int>(up_to(share_of(plan.batch, column_groups), 16));
   const int tiles = plan.batch / 16;
   const int tasks = tiles * static_cast<int>(share_of(plan.units, 32));
@@ -55,6 +57,9 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   plan.out_stride = stride_of(up_to(net.out, 8));
   const bool converts = e.storage != Storage::kFloat32 || e.scale != 1 || e.shift != 0;
   plan.raw_stride = converts ? static_cast<int>(up_to(plan.columns * number, 16)) : 0;
+  plan.x_is_exact =
+      (e.storage == Storage::kUInt8 || e.storage == Storage::kBFloat16) && e.shift == 0 && !net.bfloat16_compute;
+  plan.x_scale = plan.x_is_exact ? static_cast<float>(e.scale) : 1;
   plan.access = access_of(e, plan.columns * number);
   plan.in_bulk = capability >= 90 && plan.access == 16 && net.in * number % 16 == 0;
   plan.l1 = static_cast<float>(net.gradient.l1), plan.l2 = static_cast<float>(net.gradient.l2);
@@ -112,32 +117,23 @@ double cycles(const ClusterPlan& plan) {
   return (forward + backward) * kClusterWarps * kTile + meetings * kMeeting;
 }
 
-// The best layout in at most so many blocks; without blocks where none fits.
-ClusterPlan plan_cluster(const Steps<float>& s, const Device& device, int most_blocks) {
+// The best layout; without blocks where none fits.
+ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
+  const Training<float>& net = s.training;
+  const bool may = net.gradient.clip_norm == 0 && rows_of_batch(s) > 0 && rows_of_batch(s) <= 4096 &&
+                   net.hidden <= 4096 && net.out <= 4096 && net.in <= 1 << 20;  // what is more never fits
   ClusterPlan best{};
   double least = 0;
-  for (int blocks = 1; blocks <= most_blocks; blocks *= 2)
+  for (int blocks = 1; may && blocks <= device.cluster; blocks *= 2)
     for (int column_groups = 1; column_groups <= blocks; column_groups *= 2) {
       const ClusterPlan plan = lay_out(s, device.capability, blocks / column_groups, column_groups);
       if (plan.shared_bytes > device.shared_bytes) continue;
-      if (column_groups > 1 && plan.columns * (column_groups - 1) >= s.training.in) continue;
-      if (plan.units * (plan.unit_groups - 1) >= s.training.hidden) continue;  // some would have nothing to do
+      if (column_groups > 1 && plan.columns * (column_groups - 1) >= net.in) continue;
+      if (plan.units * (plan.unit_groups - 1) >= net.hidden) continue;  // some would have nothing to do
       const double cost = cycles(plan);
       if (best.blocks == 0 || cost < least) best = plan, least = cost;
     }
   return best;
-}
-
-// In no more blocks than every device with clusters has, if that can be: then there is room for more clusters at a
-// time.
-ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
-  constexpr int kPortable = 8;
-  const Training<float>& net = s.training;
-  const bool may =
-      net.gradient.clip_norm == 0 && s.rows > 0 && net.hidden <= 4096 && net.out <= 4096 && net.in <= 1 << 20;
-  if (!may) return {};
-  const ClusterPlan plan = plan_cluster(s, device, device.cluster < kPortable ? device.cluster : kPortable);
-  return plan.blocks ? plan : plan_cluster(s, device, device.cluster);
 }
 
 }  // namespace

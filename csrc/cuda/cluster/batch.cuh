@@ -157,7 +157,8 @@ __device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a 
 template <class S>
 __device__ __forceinline__ void convert_rows(const Block& b, int64_t step, const char* raw) {
   constexpr int kNumbers = 8;
-  const float scale = static_cast<float>(b.s.examples.scale), shift = static_cast<float>(b.s.examples.shift);
+  const float scale = b.plan.x_is_exact ? 1 : static_cast<float>(b.s.examples.scale);
+  const float shift = static_cast<float>(b.s.examples.shift);
   const int lanes = 1 << b.plan.convert_lanes, lane = threadIdx.x & (lanes - 1);
   const int rows = rows_of(b, step);
   float* const x = b.at(kX);

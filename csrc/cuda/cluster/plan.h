@@ -65,11 +65,13 @@ struct ClusterPlan {
   int forward_tasks = 0, pieces = 0;  // at most
   int states = 0;                     // one more than the last that the optimiser keeps
   int column_stride = 0, unit_stride = 0, out_stride = 0;
-  int raw_stride = 0;     // 0: rows are copied into x itself
-  int access = 0;         // bytes that copies of rows can take at a time: 16, 8, 4, or less
-  bool in_bulk = false;   // the copy engine can take whole rows
-  int copy_lanes = 0;     // log2 of the threads that copy a row together,
-  int convert_lanes = 0;  // that convert one
+  int raw_stride = 0;       // 0: rows are copied into x itself
+  int access = 0;           // bytes that copies of rows can take at a time: 16, 8, 4, or less
+  bool x_is_exact = false;  // x holds numbers of few bits, as they are stored; the products take their scale
+  float x_scale = 1;        // what products of x are multiplied by
+  bool in_bulk = false;     // the copy engine can take whole rows
+  int copy_lanes = 0;       // log2 of the threads that copy a row together,
+  int convert_lanes = 0;    // that convert one
   int rule_bytes = 0;
   float l1 = 0, l2 = 0, clip_value = 0;
   bool penalised = false;

@@ -70,14 +70,14 @@ __device__ __forceinline__ int list_forward_tasks(const Block& b) {
   return count;
 }
 
-template <bool kRounded, int kN>
+template <Parts kX, Parts kW, int kN>
 __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task) {
   const int stride = b.plan.unit_stride;
   const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
   const int owner = b.unit_group * b.plan.column_groups + task.owner;
   float* const to = b.at(kZ) + task.z;
   float sums[1][kN][4];
-  if (multiply<kRounded>(sums, left, right, task.k0, task.k1))
+  if (multiply<kX, kW>(sums, left, right, task.k0, task.k1))
     for_each_pair(sums, [&](int i, int j, const Pair& pair) {
       if (j < task.units) put(to + i * stride + j, owner, pair.numbers[0], pair.numbers[1]);
     });
@@ -93,10 +93,14 @@ __device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const
 #pragma unroll 1
   for (int i = b.warp; i < tasks; i += kClusterWarps) {
     const ForwardTask task = b.at<ForwardTask>(kForward)[i];
-    if (task.units > 8)
-      multiply_inputs<kRounded, 4>(b, x, task);
+    if constexpr (kRounded)
+      multiply_inputs<Parts::kRounded, Parts::kRounded, 4>(b, x, task);
+    else if (b.plan.x_is_exact)
+      multiply_inputs<Parts::kOne, Parts::kTwo, 4>(b, x, task);
+    else if (task.units > 8)
+      multiply_inputs<Parts::kTwo, Parts::kTwo, 4>(b, x, task);
     else
-      multiply_inputs<kRounded, 1>(b, x, task);
+      multiply_inputs<Parts::kTwo, Parts::kTwo, 1>(b, x, task);
   }
 }
 
@@ -141,9 +145,10 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
 #pragma unroll 1
     for (int unit = b.lane; unit < units8; unit += 32) {
       const float* from = b.at(kZ) + row * plan.unit_stride + unit;
-      float z = b1 && unit < b.units ? b1[unit] : 0.0f;
+      float z = 0;
 #pragma unroll 4
       for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) z += *from;
+      z = fma(plan.x_scale, z, b1 && unit < b.units ? b1[unit] : 0.0f);
       float value = activation_value(b.net.activation, z);
       b.at(kSaved)[row * plan.unit_stride + unit] = plan.saves_input ? z : value;
       if (b.net.dropout > 0) value = Dropout(b, step)(b, b.row0 + row, unit, value);
@@ -228,11 +233,16 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int64_t step)
   }
 }
 
-// The batch's loss, in whichever block; to all lanes of a warp.
-__device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step) {
+// The sum of a lane's share of the rows' losses; what they were is soon overwritten.
+__device__ __forceinline__ double share_of_loss(const Block& b) {
   double sum = 0;
-  for (int i = threadIdx.x % 32; i < b.plan.batch; i += 32) sum += static_cast<double>(b.at(kRowLoss)[i]);
-  sum = sum_of_lanes<32>(sum);
+#pragma unroll 1
+  for (int i = b.lane; i < b.plan.batch; i += 32) sum += static_cast<double>(b.at(kRowLoss)[i]);
+  return sum;
+}
+// The batch's loss, from its warp's shares.
+__device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step, double share) {
+  const double sum = sum_of_lanes<32>(share);
   return b.plan.loss_per_row != 0 ? sum / (b.at<double>(kDivisor)[step & 1] * b.plan.loss_per_row) : sum;
 }
 
@@ -259,9 +269,9 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
 // ---- All of it
 
 // Puts down a step's loss, with the penalty that its update found; by one warp of the first block.
-__device__ __forceinline__ void note_loss(const Block& b, int64_t step) {
+__device__ __forceinline__ void note_loss(const Block& b, int64_t step, double share) {
   if (!b.is_first() || step < 0) return;
-  double loss = loss_of_batch(b, step);
+  double loss = loss_of_batch(b, step, share);
   if (b.plan.penalised) loss += penalty_of(b, step);
   if (b.lane == 0) b.s.losses[step] = loss;
 }
@@ -282,13 +292,18 @@ __device__ __forceinline__ bool compute_step(const Block& b, int tasks, int piec
   update_weights<kRounded>(b, pieces, x, step);
   return false;
 }
+// Nobody waits for the one that serves: it arrives before it does what the others do not need yet.
 __device__ __forceinline__ bool serve_step(const Block& b, int64_t step) {
+  b.arrive(b.plan.column_groups);
   serve_copies(b, step + 1);
-  b.meet(b.plan.column_groups);
-  note_loss(b, step - 1);
+  b.wait(b.plan.column_groups);
+  const double share = share_of_loss(b);  // of the step before
+  b.arrive(b.plan.unit_groups);
+  note_loss(b, step - 1, share);
+  b.wait(b.plan.unit_groups);
+  b.arrive(b.plan.column_groups);
   prepare_step(b, step + 1);
-  b.meet(b.plan.unit_groups);
-  b.meet(b.plan.column_groups);
+  b.wait(b.plan.column_groups);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
   update_biases(b, step);
   return false;
@@ -328,8 +343,9 @@ __global__ void __launch_bounds__(kBlockThreads, 1) cluster_kernel(const __grid_
   b.meet(b.plan.blocks);  // all blocks have updated what they hold, and none is written to any more
   store_net(b);
   if (b.serves()) {
-    if (!ended) note_loss(b, step - 1);
-    const double loss = ended ? loss_of_batch(b, step) : 0;
+    const double share = share_of_loss(b);
+    if (!ended) note_loss(b, step - 1, share);
+    const double loss = ended ? loss_of_batch(b, step, share) : 0;
     if (b.is_first() && b.lane == 0) {
       if (ended) s.losses[step] = loss;
       s.progress->steps += step;

@@ -113,11 +113,19 @@ __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, c
   constexpr int kM = 2, kTiles = kPieceColumns / 8;
   float* const shared = reinterpret_cast<float*>(b.memory);
   const Across left{shared + p.left, p.left_stride}, right{(p.of_w1 ? x : shared) + p.right, p.right_stride};
+  const float scale = p.of_w1 ? b.plan.x_scale : 1.0f;
   float sums[kM][kTiles][4];
-  if (!multiply<kRounded>(sums, left, right, 0, b.plan.batch)) {
+  bool is_finite;
+  if constexpr (kRounded)
+    is_finite = multiply<Parts::kRounded, Parts::kRounded>(sums, left, right, 0, b.plan.batch);
+  else if (p.of_w1 && b.plan.x_is_exact)
+    is_finite = multiply<Parts::kTwo, Parts::kOne>(sums, left, right, 0, b.plan.batch);
+  else
+    is_finite = multiply<Parts::kTwo, Parts::kTwo>(sums, left, right, 0, b.plan.batch);
+  if (!is_finite) {
     for_each_number<kM, kTiles>([&](int row, int column) {
       if (row >= p.rows || column >= p.columns) return;
-      float g = dot(left, right, row, column, 0, b.plan.batch);
+      float g = scale * dot(left, right, row, column, 0, b.plan.batch);
       float* const w = shared + p.weight + row * p.stride + column;
       if (b.plan.penalised) g = updater.penalise(*w, g);
       if (!p.is_idle) update_number(b, updater.rule, w, p.size, g);
@@ -128,14 +136,14 @@ __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, c
   float* const mine = shared + p.weight + row * p.stride + column;
   const int columns = p.columns - column, rows = p.rows - row;
   // Tile after tile, the sums moving up, so that the instructions for one serve all.
-  const auto for_each_tile = [&](auto&& f) {
+  const auto for_each_tile = [&](float factor, auto&& f) {
 #pragma unroll 1
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         float first[4];
 #pragma unroll
-        for (int e = 0; e < 4; ++e) first[e] = sums[m][0][e];
+        for (int e = 0; e < 4; ++e) first[e] = factor * sums[m][0][e];
 #pragma unroll
         for (int half = 0; half < 2; ++half)
           if (16 * m + 8 * half < rows && 8 * tile < columns)
@@ -151,14 +159,14 @@ __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, c
     }
   };
   if (b.plan.penalised)
-    for_each_tile([&](const float* w, int valid, float& g0, float& g1) {
+    for_each_tile(scale, [&](const float* w, int valid, float& g0, float& g1) {
       g0 = updater.penalise(w[0], g0);
       if (valid > 1) g1 = updater.penalise(w[1], g1);
     });
   if (p.is_idle) return;
   with_update(b, updater.rule, [&](const auto& of_step, auto states) {
     const auto rule = of_step;
-    for_each_tile([&](float* w, int valid, float g0, float g1) {
+    for_each_tile(b.plan.penalised ? 1.0f : scale, [&](float* w, int valid, float g0, float g1) {
       update<states.value>(rule, b.plan.clip_value, w, p.size, Pair{{g0, g1}}, valid);
     });
   });

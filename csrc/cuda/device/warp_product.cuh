@@ -35,17 +35,20 @@ __device__ __forceinline__ float rounded_to_bfloat16(float x) {
   return widen(rounded);
 }
 
+// How a factor goes in: as it is, of no more than TF32's 11 bits; in two parts; or rounded.
+enum class Parts { kOne, kTwo, kRounded };
+
 // A pair as tensor cores take it. Where a number is infinite its low part is not a number; see `multiply`.
-template <bool kRounded>
+template <Parts kParts>
 __device__ __forceinline__ void split(const Pair& pair, uint32_t (&high)[2], uint32_t (&low)[2]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if constexpr (kRounded) {
-      high[i] = __float_as_uint(rounded_to_bfloat16(pair.numbers[i]));
-    } else {
-      high[i] = __float_as_uint(pair.numbers[i]) & 0xffffe000u;
+    const uint32_t bits = __float_as_uint(pair.numbers[i]);
+    high[i] = kParts == Parts::kOne   ? bits
+              : kParts == Parts::kTwo ? bits & 0xffffe000u
+                                      : __float_as_uint(rounded_to_bfloat16(pair.numbers[i]));
+    if constexpr (kParts == Parts::kTwo)
       low[i] = __float_as_uint(__fadd_rn(pair.numbers[i], -__uint_as_float(high[i])));
-    }
   }
 }
 
@@ -64,9 +67,9 @@ __device__ __forceinline__ void for_each_pair(const float (&sums)[kM][kN][4], F&
 
 // sums = a b over [k0, k1); false if a sum is not a finite number. Then it need not be what it should be, as an
 // infinite factor's parts are infinite and not a number: see `dot`.
-template <bool kRounded, int kM, int kN, class A, class B>
+template <Parts kA, Parts kB, int kM, int kN, class A, class B>
 __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, const B& b, int k0, int k1) {
-  constexpr bool kApart = !kRounded && kM * kN <= 4;  // few sums would wait for each other
+  constexpr bool kApart = kA != Parts::kRounded && kM * kN <= 4;  // few sums would wait for each other
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   float rest[kM][kN][4] = {};
 #pragma unroll
@@ -84,12 +87,12 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         uint32_t high[2], low[2] = {};
-        split<kRounded>(a.at(16 * m + 8 * half + g, k, t), high, low);
+        split<kA>(a.at(16 * m + 8 * half + g, k, t), high, low);
 #pragma unroll
         for (int i = 0; i < 2; ++i) left[m][2 * i + half] = high[i], left_low[m][2 * i + half] = low[i];
       }
 #pragma unroll
-    for (int j = 0; j < kN; ++j) split<kRounded>(b.at(8 * j + g, k, t), right[j], right_low[j]);
+    for (int j = 0; j < kN; ++j) split<kB>(b.at(8 * j + g, k, t), right[j], right_low[j]);
 
     const auto each = [&](auto&& f) {
 #pragma unroll
@@ -97,10 +100,10 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
 #pragma unroll
         for (int j = 0; j < kN; ++j) f(m, j);
     };
-    if constexpr (!kRounded) {
+    if constexpr (kA == Parts::kTwo)
       each([&](int m, int j) { mma_tf32((kApart ? rest : sums)[m][j], left_low[m], right[j]); });
+    if constexpr (kB == Parts::kTwo)
       each([&](int m, int j) { mma_tf32((kApart ? rest : sums)[m][j], left[m], right_low[j]); });
-    }
     each([&](int m, int j) { mma_tf32(sums[m][j], left[m], right[j]); });
   }
   float zero[4] = {};
@@ -113,7 +116,7 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
         if constexpr (kApart) sums[m][j][e] += rest[m][j][e];
         zero[e] = fma(sums[m][j][e], 0.0f, zero[e]);
       }
-  return kRounded || !__any_sync(0xffffffffu, (zero[0] + zero[1]) + (zero[2] + zero[3]) != 0);
+  return kA == Parts::kRounded || !__any_sync(0xffffffffu, (zero[0] + zero[1]) + (zero[2] + zero[3]) != 0);
 }
 
 // A sum whose factors need not be finite, without parts.
