@@ -1,5 +1,5 @@
 // Products of matrices in shared memory, by one warp on tensor cores: kM × 16 rows, kN × 8 columns. A factor of float32
-// goes in as two numbers of TF32, which keep 21 of its bits; or rounded to bfloat16.
+// goes in as two numbers of TF32, which keep 22 of its bits; or rounded to bfloat16.
 #pragma once
 #include "cuda/device/convert.cuh"
 #include "cuda/device/mma.cuh"
@@ -45,7 +45,7 @@ __device__ __forceinline__ void split(const Pair& pair, uint32_t (&high)[2], uin
   for (int i = 0; i < 2; ++i) {
     const uint32_t bits = __float_as_uint(pair.numbers[i]);
     high[i] = kParts == Parts::kOne   ? bits
-              : kParts == Parts::kTwo ? bits & 0xffffe000u
+              : kParts == Parts::kTwo ? (bits + 0x1000u) & 0xffffe000u  // to the nearest: no part has always x's sign
                                       : __float_as_uint(rounded_to_bfloat16(pair.numbers[i]));
     if constexpr (kParts == Parts::kTwo)
       low[i] = __float_as_uint(__fadd_rn(pair.numbers[i], -__uint_as_float(high[i])));
