@@ -17,6 +17,8 @@ void start(void (*kernel)(Params), const Params& params, int64_t blocks, int thr
   constexpr int64_t kWithoutAsking = 48 << 10;
   if (shared_bytes > kWithoutAsking)  // always for the same, since other threads launch the same kernel
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.device.shared_bytes);
+  constexpr int kPortable = 8;  // blocks of a cluster that every device with clusters takes
+  if (cluster > kPortable) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};

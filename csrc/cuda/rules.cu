@@ -7,6 +7,7 @@ namespace twolayer::cuda {
 namespace {
 
 #define TWOLAYER_HD inline
+#include "math/losses.h"
 #include "math/optimizers.h"
 
 // Calls f with a null pointer to the optimiser's Rule<T>. The device's own of that name (device/rule.cuh) has the same
@@ -36,6 +37,13 @@ void make_rule(int optimizer, const OptimizerOptions& options, int64_t steps, vo
   with_host_rule<T>(optimizer, [&]<class Rule>(Rule*) {
     new (rule) Rule(options, steps, [](double value) { return static_cast<T>(value); });
   });
+}
+
+int64_t loss_per_row(int loss, int64_t out) {
+#define TWOLAYER_PER_ROW(number, Name) Name::per_row,
+  static constexpr int64_t (*per_row[])(int64_t) = {TWOLAYER_LOSSES(TWOLAYER_PER_ROW)};
+#undef TWOLAYER_PER_ROW
+  return per_row[loss](out);
 }
 
 bool uses_state(int optimizer, const OptimizerOptions& options, int state) {

@@ -46,8 +46,10 @@ Device read_device(int index) {
   const int capability = 10 * read(cudaDevAttrComputeCapabilityMajor) + read(cudaDevAttrComputeCapabilityMinor);
   cudaFuncAttributes code{};
   if (cudaFuncGetAttributes(&code, probe) != cudaSuccess) cudaGetLastError();  // there is no code for it
-  return {read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          code.ptxVersion < capability ? code.ptxVersion : capability};
+  Device device{read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+                code.ptxVersion < capability ? code.ptxVersion : capability};
+  if (device.capability >= 90) device.cluster = device.capability < 120 ? 16 : 8;  // the large chips, the small ones
+  return device;
 }
 
 OnDevice::OnDevice(int index) : before_(-1) {

@@ -80,6 +80,9 @@ int64_t rule_bytes(int optimizer);  // a multiple of 4
 template <class T>
 void make_rule(int optimizer, const OptimizerOptions& options, int64_t steps, void* rule);
 
+// How much a row of weight 1 adds to what the loss is divided by; 0 for a loss that is a sum.
+int64_t loss_per_row(int loss, int64_t out);
+
 // Whether the optimiser keeps that state.
 bool uses_state(int optimizer, const OptimizerOptions& options, int state);
 

@@ -2,8 +2,8 @@
 // twolayer/registry.py. The arithmetic is torch.optim's (the single-tensor form), state by state in the same order.
 //
 // uses_state(options, s) says whether state s is kept. Rule<V>(options, steps, broadcast) holds what is the same for
-// every number, after `steps` steps; step(w, g, state) returns the new w and changes the states; zero_changes_nothing()
-// says whether a gradient of 0 leaves w and the states as they are.
+// every number, after `steps` steps; step(w, g, state) returns the new w and changes the states, of which it uses the
+// first kLeast … kMost; zero_changes_nothing() says whether a gradient of 0 leaves w and the states as they are.
 
 inline double power(double base, int64_t exponent) {
   double result = 1;
@@ -19,6 +19,7 @@ struct Sgd {
 
   template <class V>
   struct Rule {
+    static constexpr int kLeast = 0, kMost = 1;
     V minus_lr, weight_decay, momentum, kept, gain;  // the buffer becomes kept · buffer + gain · gradient
     bool has_decay, has_momentum, nesterov;
 
@@ -52,6 +53,7 @@ struct AdamBase {
 
   template <class V, bool kDecoupledDecay>
   struct Rule {
+    static constexpr int kLeast = 2, kMost = 3;
     V minus_step_size, weight_decay, keep_weight, gain1, beta2, gain2, inverse_root_correction2, eps;
     bool has_decay, amsgrad;
 
@@ -107,6 +109,7 @@ struct RmsProp {
 
   template <class V>
   struct Rule {
+    static constexpr int kLeast = 1, kMost = 3;
     V minus_lr, weight_decay, momentum, alpha, gain, eps;
     bool has_decay, has_momentum, centered;
 
@@ -146,6 +149,7 @@ struct Adagrad {
 
   template <class V>
   struct Rule {
+    static constexpr int kLeast = 1, kMost = 1;
     V minus_lr, weight_decay, eps, start;
     bool has_decay, first;
 

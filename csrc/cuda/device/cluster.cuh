@@ -18,13 +18,23 @@ __device__ __forceinline__ int cluster_rank() {
 #endif
 }
 
-// All threads of all blocks of the cluster wait for each other, and see what was written before.
-__device__ __forceinline__ void cluster_barrier() {
+// All threads of all blocks of the cluster wait for each other, and see what was written before: in two halves, between
+// which a thread may do other things.
+__device__ __forceinline__ void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #else
   __syncthreads();
 #endif
+}
+__device__ __forceinline__ void cluster_barrier() {
+  cluster_arrive();
+  cluster_wait();
 }
 
 // Where block `rank` of the cluster has what this block has at `shared`.
@@ -36,6 +46,30 @@ __device__ __forceinline__ T* cluster_shared(T* shared, int rank) {
   return reinterpret_cast<T*>(address);
 #else
   return shared;
+#endif
+}
+
+// Puts a number, or two, where block `rank` of the cluster has what this block has at `shared`.
+__device__ __forceinline__ void put(float* shared, int rank, float value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.f32 [there], %2;\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(rank), "f"(value)
+      : "memory");
+#else
+  *shared = value;
+#endif
+}
+__device__ __forceinline__ void put(float* shared, int rank, float first, float second) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.v2.f32 [there], {%2, %3};\n}" ::
+          "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(rank), "f"(first), "f"(second)
+      : "memory");
+#else
+  shared[0] = first, shared[1] = second;
 #endif
 }
 

@@ -1,10 +1,10 @@
-// Dropout's hash of csrc/math on one number.
+// Which hidden values dropout sets to zero: csrc/math/dropout.h on one number.
 #pragma once
 #include "cuda/device/elementary.cuh"
 
 namespace twolayer::cuda {
 
-TWOLAYER_HD uint32_t low_32_bits(uint32_t u) { return u; }
+__device__ __forceinline__ uint32_t low_32_bits(uint32_t u) { return u; }
 
 #include "math/dropout.h"
 

@@ -45,7 +45,7 @@ struct RowTarget {
 };
 
 // All lanes of a warp call it, kLanes (a power of two, at most 32) for each row. z (out) becomes its gradient times
-// weight / divisor; returns the row's loss times its weight, to all of its lanes.
+// weight / divisor; returns the row's loss times its weight, to all of its lanes. Lane i has written z[i + n · kLanes].
 template <int kLanes, class Loss, class T>
 __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int out, const RowTarget<T>& target,
                                          T divisor, T* z) {
@@ -58,24 +58,34 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
       return (given * (1 - smoothing) + even) * (target.class_weight ? target.class_weight[j] : T(1));
     };
     T highest = -static_cast<T>(INFINITY);
+#pragma unroll 1
     for (int j = lane; target.counts && j < out; j += kLanes) highest = max(highest, z[j]);
     highest = largest_of_lanes<kLanes>(highest);
-    T total = 0, target_total = 0, target_dot_z = 0;
-    for (int j = lane; target.counts && j < out; j += kLanes) {
-      const T t = wanted(j);
-      target_total += t;
-      if (t != 0) target_dot_z += t * (z[j] - highest);
-      total += z[j] = exp(z[j] - highest);
+    const bool is_one_class = !target.values && !target.class_weight && smoothing == 0;
+    T total = 0, target_total = 1, target_dot_z = is_one_class && target.counts ? z[target.label] - highest : T(0);
+    if (!is_one_class) {
+      target_total = 0;
+#pragma unroll 1
+      for (int j = lane; target.counts && j < out; j += kLanes) {
+        const T t = wanted(j);
+        target_total += t;
+        if (t != 0) target_dot_z += t * (z[j] - highest);
+      }
+      target_total = sum_of_lanes<kLanes>(target_total);
+      target_dot_z = sum_of_lanes<kLanes>(target_dot_z);
     }
+    __syncwarp();  // z is read by a lane that may not have written it, and is now written
+#pragma unroll 1
+    for (int j = lane; target.counts && j < out; j += kLanes) total += z[j] = exp(z[j] - highest);
     total = sum_of_lanes<kLanes>(total);
-    target_total = sum_of_lanes<kLanes>(target_total);
-    target_dot_z = sum_of_lanes<kLanes>(target_dot_z);
     const T factor = scale * target_total / total;
+#pragma unroll 1
     for (int j = lane; j < out; j += kLanes) z[j] = target.counts ? z[j] * factor - scale * wanted(j) : T(0);
     return target.counts ? target.weight * (target_total * log1p(total - 1) - target_dot_z) : T(0);
   } else {
     const T beta = static_cast<T>(options.beta);
     T total = 0;
+#pragma unroll 1
     for (int j = lane; j < out; j += kLanes) {
       const T value = z[j];
       z[j] = 0;
@@ -84,6 +94,36 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
       z[j] = Loss::gradient(value, target.values[j], beta) * scale;
     }
     return target.weight * sum_of_lanes<kLanes>(total);
+  }
+}
+
+// The same for rows of at most kLanes outputs, of which each lane holds its own: z becomes its gradient.
+template <int kLanes, class Loss, class T>
+__device__ __forceinline__ T loss_of_short_row(Loss, const LossOptions& options, int out, const RowTarget<T>& target,
+                                               T divisor, T& z) {
+  const int lane = threadIdx.x & (kLanes - 1);
+  const bool is_there = target.counts && lane < out;
+  const T scale = target.weight / divisor;
+  if constexpr (Loss::kind == LossKind::kSoftmax) {
+    const T above = (is_there ? z : -static_cast<T>(INFINITY));
+    const T highest = largest_of_lanes<kLanes>(above), distance = is_there ? z - highest : T(0);
+    const T e = is_there ? exp(distance) : T(0), total = sum_of_lanes<kLanes>(e);
+    T wanted = static_cast<T>(lane == target.label), target_total = 1;
+    if (target.values || target.class_weight || options.label_smoothing != 0) {
+      const T smoothing = static_cast<T>(options.label_smoothing), even = smoothing / static_cast<T>(out);
+      const T given = is_there && target.values ? target.values[lane] : wanted;
+      wanted = given * (1 - smoothing) + even;
+      if (target.class_weight && is_there) wanted *= target.class_weight[lane];
+      target_total = sum_of_lanes<kLanes>(is_there ? wanted : T(0));
+    }
+    const T target_dot_z = sum_of_lanes<kLanes>(is_there && wanted != 0 ? wanted * distance : T(0));
+    z = is_there ? e * (scale * target_total / total) - scale * wanted : T(0);
+    return target.counts ? target.weight * (target_total * log1p(total - 1) - target_dot_z) : T(0);
+  } else {
+    const T beta = static_cast<T>(options.beta), y = is_there ? target.values[lane] : T(0);
+    const T value = is_there ? Loss::value(z, y, beta) : T(0);
+    z = is_there ? Loss::gradient(z, y, beta) * scale : T(0);
+    return target.weight * sum_of_lanes<kLanes>(value);
   }
 }
 

@@ -44,6 +44,16 @@ T __shfl_sync(unsigned, T value, int source) {
   return result;
 }
 
+inline int __any_sync(unsigned, int predicate) {
+  int result;
+  emulation::exchange(&predicate, sizeof predicate, &result, sizeof result, [](const char* in, char* out) {
+    int any = 0;
+    for (int lane = 0; lane < 32; ++lane) any |= reinterpret_cast<const int*>(in)[lane];
+    for (int lane = 0; lane < 32; ++lane) reinterpret_cast<int*>(out)[lane] = any != 0;
+  });
+  return result;
+}
+
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 inline float __uint_as_float(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline uint32_t __float_as_uint(float x) { return __builtin_bit_cast(uint32_t, x); }

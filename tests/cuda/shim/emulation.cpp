@@ -29,7 +29,7 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10, kGuardBytes = 4 << 10;
 constexpr int kWarp = 32;
-constexpr int kMostShared = 227 << 10, kMostThreads = 1024, kMostInCluster = 8;
+constexpr int kMostShared = 227 << 10, kMostThreads = 1024, kMostInCluster = 16;
 
 [[noreturn]] void fail(const char* why) {
   std::fprintf(stderr, "emulated CUDA: %s\n", why);
@@ -122,8 +122,16 @@ struct Warp {
   std::vector<char> in, out;
 };
 
+struct BulkCopy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  const uint64_t* arrival;
+};
+
 struct Block {
   Barrier barrier;
+  std::vector<BulkCopy> bulk_copies;  // that have not happened
   std::vector<Warp> warps;
   std::unique_ptr<char[]> shared;
 };
@@ -323,6 +331,33 @@ void wait_for_copies(size_t groups) {
   copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));
   ends.erase(ends.begin(), ends.begin() + static_cast<std::ptrdiff_t>(last));
   for (size_t& end : ends) end -= done;
+}
+
+// An arrival counts its phases that are over in its upper half, and the bytes that are awaited, plus one, in its lower.
+void announce(uint64_t* arrival, size_t bytes) {
+  if (*arrival & 0xffffffff) fail("copies were announced twice in one phase");
+  *arrival += bytes + 1;
+}
+
+void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival) {
+  if (bytes % 16 || reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)
+    fail("an address or a size of copy_bulk is not a multiple of 16");
+  running->block->bulk_copies.push_back({to, from, bytes, arrival});
+}
+
+void wait_for_arrival(uint64_t* arrival, int parity) {
+  const auto phases = [&] { return *arrival >> 32; };
+  if (phases() % 2 != static_cast<uint64_t>(parity)) return;  // that phase is over
+  if ((*arrival & 0xffffffff) == 0) fail("a thread waits for copies that were not announced");
+  size_t bytes = 1;
+  for (const BulkCopy& copy : running->block->bulk_copies) {
+    if (copy.arrival != arrival) continue;
+    std::memcpy(copy.to, copy.from, copy.bytes);
+    bytes += copy.bytes;
+  }
+  if ((*arrival & 0xffffffff) != bytes) fail("other copies have come than were announced");
+  std::erase_if(running->block->bulk_copies, [&](const BulkCopy& copy) { return copy.arrival == arrival; });
+  *arrival = (phases() + 1) << 32;
 }
 
 bool run(const Grid& grid, const std::function<void()>& thread_body) {

@@ -37,6 +37,11 @@ void copy_later(void* to, const void* from, size_t bytes, size_t valid);
 void commit_copies();
 void wait_for_copies(size_t groups);
 
+// Copies that arrive at a barrier of the block: no earlier than a thread waits there, who must find them announced.
+void announce(uint64_t* arrival, size_t bytes);
+void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival);
+void wait_for_arrival(uint64_t* arrival, int parity);
+
 struct Grid {
   unsigned blocks, threads;
   size_t shared_bytes;

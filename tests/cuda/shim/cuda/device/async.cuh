@@ -18,4 +18,14 @@ void wait_for_copies() {
   emulation::wait_for_copies(kGroups);
 }
 
+using Arrival = uint64_t;
+
+inline void prepare_arrival(Arrival* arrival) { *arrival = 0; }
+inline void hand_over_to_copies() {}
+inline void announce(Arrival* arrival, int bytes) { emulation::announce(arrival, static_cast<size_t>(bytes)); }
+inline void copy_bulk(void* shared, const void* global, int bytes, Arrival* arrival) {
+  emulation::copy_bulk(shared, global, static_cast<size_t>(bytes), arrival);
+}
+inline void wait_for_arrival(Arrival* arrival, int parity) { emulation::wait_for_arrival(arrival, parity); }
+
 }  // namespace twolayer::cuda
