@@ -96,7 +96,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   place(kLabel, 2 * batch);
   place(kRow, 2 * batch, sizeof(int64_t));
   place(kDivisor, 2, sizeof(double));
-  place(kArrival, 2, sizeof(uint64_t));
+  place(kArrivals, 2 * kKinds, sizeof(uint64_t));
   place(kForward, plan.forward_tasks, sizeof(ForwardTask));
   place(kPieces, plan.pieces, sizeof(PieceTask));
   place(kPenalty, 2 * kClusterWarps * 2, sizeof(double));

@@ -111,6 +111,16 @@ __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
   commit_copies();
 }
 
+// Tells how much other blocks will send in a step; by one thread.
+__device__ __forceinline__ void announce_step(const Block& b, int64_t step) {
+  if (b.plan.blocks == 1) return;
+  const ClusterPlan& plan = b.plan;
+  const int units8 = in_eights(b.units), out = static_cast<int>(b.net.out), bytes = sizeof(float);
+  announce(b.arrival(kSums, step), plan.column_groups * plan.parts * b.own_rows * units8 * bytes);
+  announce(b.arrival(kOutputs, step), plan.unit_groups * b.own_rows * out * bytes);
+  announce(b.arrival(kGradients, step), plan.batch * (2 * units8 + out + 1) * bytes);  // h, grad_z; grad_y; loss
+}
+
 // The same where it can; and where targets are values, starts to copy those of the block's own rows. By one warp.
 __device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
   if (step >= b.s.steps) return;
@@ -118,7 +128,7 @@ __device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
   const Copies c(b, step);
   if (b.plan.in_bulk && c.valid > 0) {
     const int there = rows_of(b, step);
-    Arrival* const arrival = b.at<Arrival>(kArrival) + (step & 1);
+    Arrival* const arrival = b.arrival(kRows, step);
     if (b.lane == 0) announce(arrival, there * c.valid);
 #pragma unroll 1
     for (int i = b.lane; i < there; i += 32)
@@ -141,8 +151,7 @@ __device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
 // Waits until the rows and targets of a step are there for all.
 __device__ __forceinline__ void wait_for_rows(const Block& b, int64_t step) {
   wait_for_copies<0>();
-  if (b.plan.in_bulk && b.columns > 0)
-    wait_for_arrival(b.at<Arrival>(kArrival) + (step & 1), static_cast<int>(step >> 1 & 1));
+  if (b.plan.in_bulk && b.columns > 0) wait_for_arrival(b.arrival(kRows, step), static_cast<int>(step >> 1 & 1));
   __syncthreads();
 }
 
@@ -178,14 +187,10 @@ __device__ __forceinline__ void convert_rows(const Block& b, int64_t step, const
     }
 }
 
-// x of a step whose copies are there; by all warps.
+// x of a step whose copies are there; by all warps that compute.
 __device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
   const int slot = static_cast<int>(step & 1);
   if (!b.plan.raw_stride) return b.at(kX) + slot * b.plan.batch * b.plan.column_stride;
-  if (b.serves()) {
-    __syncthreads();
-    return b.at(kX);
-  }
   const char* raw = b.at<char>(kRaw) + slot * b.plan.batch * b.plan.raw_stride;
   switch (b.s.examples.storage) {
     case Storage::kFloat32:
@@ -201,7 +206,7 @@ __device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
       convert_rows<uint8_t>(b, step, raw);
       break;
   }
-  __syncthreads();  // all of x is there
+  some_threads_barrier<kClusterThreads>();  // all of x is there
   return b.at(kX);
 }
 

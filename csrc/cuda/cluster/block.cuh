@@ -49,31 +49,46 @@ struct Block {
   __device__ __forceinline__ bool is_first() const { return rank == 0; }
   __device__ __forceinline__ bool serves() const { return warp == kClusterWarps; }
 
-  // Meeting those of the unit group or the column group: all of the cluster, if there is anyone to meet, or the block.
-  // Between the two, a thread may do what concerns nobody else.
-  __device__ __forceinline__ void arrive(int others) const {
-    if (others > 1) cluster_arrive();
-  }
-  __device__ __forceinline__ void wait(int others) const {
-    if (others > 1)
-      cluster_wait();
+  // Meeting all threads of all blocks; only before the first step and after the last, and for penalties.
+  __device__ __forceinline__ void meet() const {
+    if (plan.blocks > 1)
+      cluster_barrier();
     else
       __syncthreads();
   }
-  __device__ __forceinline__ void meet(int others) const {
-    arrive(others);
-    wait(others);
+
+  __device__ __forceinline__ Arrival* arrival(Kind kind, int64_t step) const {
+    return at<Arrival>(kArrivals) + 2 * kind + (step & 1);
   }
 
-  // Puts a number where all blocks of the unit group, or the column group, have what this block has at `mine`.
-  __device__ __forceinline__ void to_unit_group(float* mine, float value) const {
+  // Waits for what others send; where the block is alone, for its own threads that compute.
+  __device__ __forceinline__ void wait_for(Kind kind, int64_t step) const {
+    if (plan.blocks > 1)
+      wait_for_arrival(arrival(kind, step), static_cast<int>(step >> 1 & 1));
+    else
+      some_threads_barrier<kClusterThreads>();
+  }
+
+  // Puts numbers where a block of the unit group, all of them, or all of the column group, have what this block has at
+  // `mine`.
+  __device__ __forceinline__ void to_column(int other, float* mine, float first, float second, Arrival* there) const {
+    if (plan.blocks > 1)
+      send(mine, unit_group * plan.column_groups + other, first, second, there);
+    else
+      mine[0] = first, mine[1] = second;
+  }
+  __device__ __forceinline__ void to_unit_group(float* mine, float value, Arrival* there) const {
+    *mine = value;  // for the thread's own warp
+    if (plan.blocks == 1) return;
     const int first = unit_group * plan.column_groups, end = first + plan.column_groups;
 #pragma unroll 1
-    for (int other = first; other < end; ++other) put(mine, other, value);
+    for (int other = first; other < end; ++other) send(mine, other, value, there);
   }
-  __device__ __forceinline__ void to_column_group(float* mine, float value) const {
+  __device__ __forceinline__ void to_column_group(float* mine, float value, Arrival* there) const {
+    if (plan.blocks == 1) *mine = value;
 #pragma unroll 1
-    for (int other = column_group; other < plan.blocks; other += plan.column_groups) put(mine, other, value);
+    for (int other = column_group; plan.blocks > 1 && other < plan.blocks; other += plan.column_groups)
+      send(mine, other, value, there);
   }
 
  private:

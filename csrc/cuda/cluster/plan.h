@@ -36,7 +36,7 @@ enum Array {
   kLabel,      // (2, batch) int32; −1: there is none, −2: the row counts for nothing
   kRow,        // (2, batch) int64: which of the examples; −1: the batch has ended
   kDivisor,    // (2) double
-  kArrival,    // (2) where a batch's rows arrive
+  kArrivals,    // (kinds, 2) Arrival: where the rows of a batch, and what other blocks send, arrive
   kForward,    // (forward_tasks) ForwardTask
   kPieces,     // (pieces) PieceTask
   kPenalty,    // (2, warps, 2) double: sums of |w| and w² as they were before the update
@@ -44,6 +44,9 @@ enum Array {
   kRaw,        // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
   kArrays
 };
+
+// What arrives at a block in a step.
+enum Kind { kRows, kSums, kOutputs, kGradients, kKinds };
 
 // What a warp does, worked out once. Places are counted in numbers from the start of an array, or of shared memory.
 struct alignas(16) ForwardTask {  // a tile of 16 rows and up to 32 units of x W1ᵀ, over [k0, k1) of the block's inputs

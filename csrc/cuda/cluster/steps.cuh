@@ -71,36 +71,38 @@ __device__ __forceinline__ int list_forward_tasks(const Block& b) {
 }
 
 template <Parts kX, Parts kW, int kN>
-__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task) {
+__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task, int64_t step) {
   const int stride = b.plan.unit_stride;
   const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
-  const int owner = b.unit_group * b.plan.column_groups + task.owner;
+  Arrival* const there = b.arrival(kSums, step);
   float* const to = b.at(kZ) + task.z;
   float sums[1][kN][4];
   if (multiply<kX, kW>(sums, left, right, task.k0, task.k1))
     for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-      if (j < task.units) put(to + i * stride + j, owner, pair.numbers[0], pair.numbers[1]);
+      if (j < task.units) b.to_column(task.owner, to + i * stride + j, pair.numbers[0], pair.numbers[1], there);
     });
   else
     for_each_number<1, kN>([&](int i, int j) {
-      if (j < task.units) put(to + i * stride + j, owner, dot(left, right, i, j, task.k0, task.k1));
+      if (j < task.units && j % 2 == 0)
+        b.to_column(task.owner, to + i * stride + j, dot(left, right, i, j, task.k0, task.k1),
+                    dot(left, right, i, j + 1, task.k0, task.k1), there);
     });
 }
 
 // x W1ᵀ over the block's inputs, to those who complete its rows.
 template <bool kRounded>
-__device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const float* x) {
+__device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const float* x, int64_t step) {
 #pragma unroll 1
   for (int i = b.warp; i < tasks; i += kClusterWarps) {
     const ForwardTask task = b.at<ForwardTask>(kForward)[i];
     if constexpr (kRounded)
-      multiply_inputs<Parts::kRounded, Parts::kRounded, 4>(b, x, task);
+      multiply_inputs<Parts::kRounded, Parts::kRounded, 4>(b, x, task, step);
     else if (b.plan.x_is_exact)
-      multiply_inputs<Parts::kOne, Parts::kTwo, 4>(b, x, task);
+      multiply_inputs<Parts::kOne, Parts::kTwo, 4>(b, x, task, step);
     else if (task.units > 8)
-      multiply_inputs<Parts::kTwo, Parts::kTwo, 4>(b, x, task);
+      multiply_inputs<Parts::kTwo, Parts::kTwo, 4>(b, x, task, step);
     else
-      multiply_inputs<Parts::kTwo, Parts::kTwo, 1>(b, x, task);
+      multiply_inputs<Parts::kTwo, Parts::kTwo, 1>(b, x, task, step);
   }
 }
 
@@ -153,7 +155,7 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
       b.at(kSaved)[row * plan.unit_stride + unit] = plan.saves_input ? z : value;
       if (b.net.dropout > 0) value = Dropout(b, step)(b, b.row0 + row, unit, value);
       value = unit < b.units && b.row0 + row < rows ? factor<kRounded>(value) : 0.0f;
-      b.to_unit_group(h + unit, value);
+      b.to_unit_group(h + unit, value, b.arrival(kGradients, step));
     }
     __syncwarp();  // the row's hidden values are there
 #pragma unroll 1
@@ -167,7 +169,7 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
         for (int j = 0; j < 4; ++j) sums[j] = fma(left.numbers[j], factor<kRounded>(right.numbers[j]), sums[j]);
       }
       const float sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-      b.to_column_group(y + row * plan.out_stride + o, sum);
+      b.to_column_group(y + row * plan.out_stride + o, sum, b.arrival(kOutputs, step));
     }
   }
 }
@@ -182,6 +184,7 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int64_t step)
   const int rows = rows_of(b, step), lane = b.lane & (kLanes - 1);
   const float* const b2 = b.net.parameters[kB2].value ? b.at(kBias2) : nullptr;
   const float divisor = b.at(kScale)[slot];
+  Arrival* const there = b.arrival(kGradients, step);
   const auto output = [&](int row, int j) {
     const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
     float sum = b2 ? b2[j] : 0.0f;
@@ -204,16 +207,16 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int64_t step)
       with_loss(b.net.loss, [&](auto loss) {
         row_loss = loss_of_short_row<kLanes>(loss, b.net.loss_options, out, target, divisor, z);
       });
-      if (lane < out) b.to_unit_group(grad + lane, factor<kRounded>(z));
+      if (lane < out) b.to_unit_group(grad + lane, factor<kRounded>(z), there);
     } else {
       for (int j = lane; j < out; j += kLanes) grad[j] = output(row, j);
       with_loss(b.net.loss, [&](auto loss) {
         row_loss = loss_of_row<kLanes>(loss, b.net.loss_options, out, target, divisor, grad);
       });
-      for (int j = lane; j < out; j += kLanes) b.to_unit_group(grad + j, factor<kRounded>(grad[j]));
+      for (int j = lane; j < out; j += kLanes) b.to_unit_group(grad + j, factor<kRounded>(grad[j]), there);
     }
     if (divisor == 0) row_loss = NAN;  // of a mean over nothing
-    if (lane == 0) b.to_unit_group(b.at(kRowLoss) + of_batch, row_loss);
+    if (lane == 0) b.to_unit_group(b.at(kRowLoss) + of_batch, row_loss, there);
     __syncwarp();  // both rows' gradients are there
 #pragma unroll 1
     for (int row = first; row < first + kRows; ++row) {
@@ -227,7 +230,7 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int64_t step)
         if (b.net.dropout > 0) g = Dropout(b, step)(b, b.row0 + row, unit, g);
         g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
         g = unit < b.units && b.row0 + row < rows ? factor<kRounded>(g) : 0.0f;
-        b.to_unit_group(b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit, g);
+        b.to_unit_group(b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit, g, there);
       }
     }
   }
@@ -268,6 +271,14 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
 
 // ---- All of it
 
+// Waits until all rows' gradients, hidden values and losses are there.
+__device__ __forceinline__ void wait_for_gradients(const Block& b, int64_t step) {
+  if (b.plan.blocks > 1)
+    b.wait_for(kGradients, step);
+  else
+    __syncthreads();
+}
+
 // Puts down a step's loss, with the penalty that its update found; by one warp of the first block.
 __device__ __forceinline__ void note_loss(const Block& b, int64_t step, double share) {
   if (!b.is_first() || step < 0) return;
@@ -278,32 +289,33 @@ __device__ __forceinline__ void note_loss(const Block& b, int64_t step, double s
 
 // The warps that compute, and the one that serves them, go through a step side by side: both return whether its loss
 // has ended the run. x is the batch's, and there.
+//
+// No block waits for another but for what it sends. None overwrites what another still reads: to send what belongs to
+// a step, it needs what the other sends when it has read the same of the step before; and outputs, which unit groups
+// exchange, have a place for every other step.
 template <bool kRounded>
-__device__ __forceinline__ bool compute_step(const Block& b, int tasks, int pieces, const float* x, int64_t step) {
-  multiply_inputs<kRounded>(b, tasks, x);
-  b.arrive(b.plan.column_groups);
+__device__ __forceinline__ bool compute_step(const Block& b, int tasks, int pieces, int64_t step) {
+  const float* const x = x_of(b, step);
+  multiply_inputs<kRounded>(b, tasks, x, step);
   start_copies(b, step + 1);
-  b.wait(b.plan.column_groups);  // all have multiplied the inputs of its own rows
+  b.wait_for(kSums, step);
   complete_hidden<kRounded>(b, step);
-  b.meet(b.plan.unit_groups);  // all have computed their part of its own rows' outputs
+  b.wait_for(kOutputs, step);
   complete_gradients<kRounded>(b, step);
-  b.meet(b.plan.column_groups);  // all rows' gradients are there
+  wait_for_gradients(b, step);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
   update_weights<kRounded>(b, pieces, x, step);
   return false;
 }
-// Nobody waits for the one that serves: it arrives before it does what the others do not need yet.
-__device__ __forceinline__ bool serve_step(const Block& b, int64_t step) {
-  b.arrive(b.plan.column_groups);
+
+// `share` is the lane's share of the loss of the step before, and becomes that of this one.
+__device__ __forceinline__ bool serve_step(const Block& b, int64_t step, double& share) {
+  if (b.lane == 0) announce_step(b, step);
   serve_copies(b, step + 1);
-  b.wait(b.plan.column_groups);
-  const double share = share_of_loss(b);  // of the step before
-  b.arrive(b.plan.unit_groups);
   note_loss(b, step - 1, share);
-  b.wait(b.plan.unit_groups);
-  b.arrive(b.plan.column_groups);
   prepare_step(b, step + 1);
-  b.wait(b.plan.column_groups);
+  wait_for_gradients(b, step);
+  share = share_of_loss(b);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
   update_biases(b, step);
   return false;
@@ -317,9 +329,9 @@ __global__ void __launch_bounds__(kBlockThreads, 1) cluster_kernel(const __grid_
 
   load_net(b);
   const int tasks = list_forward_tasks(b), pieces = list_pieces(b);
-  if (threadIdx.x < 2) prepare_arrival(b.at<Arrival>(kArrival) + threadIdx.x);
+  if (threadIdx.x < 2 * kKinds) prepare_arrival(b.at<Arrival>(kArrivals) + threadIdx.x);
   hand_over_to_copies();
-  b.meet(b.plan.blocks);  // no block is written to before it has cleared its memory
+  b.meet();  // nothing arrives before memory is cleared
   if (b.serves()) {
     for (int i = b.lane; i < b.plan.batch; i += 32) b.at<int64_t>(kRow)[i] = row_of(b, 0, i);
     __syncwarp();
@@ -331,19 +343,19 @@ __global__ void __launch_bounds__(kBlockThreads, 1) cluster_kernel(const __grid_
 
   int64_t step = 0;
   bool ended = false;
+  double share = 0;
 #pragma unroll 1
   for (; step < s.steps && !ended; ++step) {
-    wait_for_rows(b, step);  // and for the step before to be over
-    const float* const x = x_of(b, step);
-    ended = b.serves() ? serve_step(b, step) : compute_step<kRounded>(b, tasks, pieces, x, step);
+    wait_for_rows(b, step);          // and for the step before to be over
+    if (b.plan.penalised) b.meet();  // in all blocks, so that its penalty is known
+    ended = b.serves() ? serve_step(b, step, share) : compute_step<kRounded>(b, tasks, pieces, step);
   }
 
   if (ended) --step;
   if (ended && step + 1 < s.steps) wait_for_rows(b, step + 1);  // no copy is under way any more
-  b.meet(b.plan.blocks);  // all blocks have updated what they hold, and none is written to any more
+  b.meet();  // all blocks have updated what they hold, and have what was sent to them
   store_net(b);
   if (b.serves()) {
-    const double share = share_of_loss(b);
     if (!ended) note_loss(b, step - 1, share);
     const double loss = ended ? loss_of_batch(b, step, share) : 0;
     if (b.is_first() && b.lane == 0) {
@@ -352,7 +364,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) cluster_kernel(const __grid_
       if (ended) s.progress->ended = 1;
     }
   }
-  if (b.plan.blocks > 1) cluster_barrier();  // no block's memory goes while another reads it
+  b.meet();  // no block's memory goes while another reads it
 }
 
 }  // namespace twolayer::cuda

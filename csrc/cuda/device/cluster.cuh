@@ -18,23 +18,14 @@ __device__ __forceinline__ int cluster_rank() {
 #endif
 }
 
-// All threads of all blocks of the cluster wait for each other, and see what was written before: in two halves, between
-// which a thread may do other things.
-__device__ __forceinline__ void cluster_arrive() {
+// All threads of all blocks of the cluster wait for each other, and see what was written before. Not for every step:
+// the whole device's memory takes part in it.
+__device__ __forceinline__ void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 #else
   __syncthreads();
 #endif
-}
-__device__ __forceinline__ void cluster_barrier() {
-  cluster_arrive();
-  cluster_wait();
 }
 
 // Where block `rank` of the cluster has what this block has at `shared`.
@@ -49,28 +40,33 @@ __device__ __forceinline__ T* cluster_shared(T* shared, int rank) {
 #endif
 }
 
-// Puts a number, or two, where block `rank` of the cluster has what this block has at `shared`.
-__device__ __forceinline__ void put(float* shared, int rank, float value) {
+// Sends a number, or two, to where block `rank` of the cluster has what this block has at `shared`; there they arrive
+// at what this block has at `arrival` (async.cuh), and nobody need wait for anything else.
+__device__ __forceinline__ void send(float* shared, int rank, float value, uint64_t* arrival) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.f32 [there], %2;\n}" ::"r"(
+      "{\n.reg .u32 there, bell;\nmapa.shared::cluster.u32 there, %0, %1;\nmapa.shared::cluster.u32 bell, %3, %1;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %2, [bell];\n}" ::"r"(
           static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "r"(rank), "f"(value)
+      "r"(rank), "f"(value), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival)))
       : "memory");
-#else
-  *shared = value;
 #endif
 }
-__device__ __forceinline__ void put(float* shared, int rank, float first, float second) {
+__device__ __forceinline__ void send(float* shared, int rank, float first, float second, uint64_t* arrival) {
 #if __CUDA_ARCH__ >= 900
   asm volatile(
-      "{\n.reg .u32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nst.shared::cluster.v2.f32 [there], {%2, %3};\n}" ::
-          "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "r"(rank), "f"(first), "f"(second)
+      "{\n.reg .u32 there, bell;\nmapa.shared::cluster.u32 there, %0, %1;\nmapa.shared::cluster.u32 bell, %4, %1;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%2, %3}, [bell];\n}" ::"r"(
+          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+      "r"(rank), "f"(first), "f"(second), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival)))
       : "memory");
-#else
-  shared[0] = first, shared[1] = second;
 #endif
+}
+
+// The block's first kThreads threads wait for each other.
+template <int kThreads>
+__device__ __forceinline__ void some_threads_barrier() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
 }  // namespace twolayer::cuda

@@ -3,9 +3,11 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -122,16 +124,24 @@ struct Warp {
   std::vector<char> in, out;
 };
 
-struct BulkCopy {
+// What is on its way to a place in a block's memory, and what is known of the barrier where it arrives.
+struct Delivery {
   void* to;
-  const void* from;
+  const void* from;  // null: `value`
+  std::array<char, 8> value;
   size_t bytes;
-  const uint64_t* arrival;
+};
+struct Arrivals {
+  bool announced = false;
+  size_t expected = 0, coming = 0;
+  uint64_t phases = 0;  // that are over
+  std::vector<Delivery> deliveries;
 };
 
 struct Block {
   Barrier barrier;
-  std::vector<BulkCopy> bulk_copies;  // that have not happened
+  Barrier some_threads;
+  std::map<const uint64_t*, Arrivals> arrivals;  // by the barrier's place
   std::vector<Warp> warps;
   std::unique_ptr<char[]> shared;
 };
@@ -148,6 +158,7 @@ struct Fiber {
   Block* block;
   Warp* warp;
   const Barrier* waits_for = nullptr;
+  std::function<bool()> ready;  // or what it waits for
   uint64_t generation = 0;
   int64_t barriers = 0;
   bool ended = false;
@@ -187,6 +198,7 @@ char* stack(size_t index) {
 
 void prepare(Fiber& fiber, size_t index) {
   fiber.waits_for = nullptr;
+  fiber.ready = nullptr;
   fiber.barriers = 0;
   fiber.ended = false;
   fiber.copies.clear();
@@ -267,6 +279,7 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
     bool progress = false;
     for (Fiber* fiber : waiting) {
       if (fiber->waits_for && fiber->waits_for->generation == fiber->generation) continue;
+      if (fiber->ready && !fiber->ready()) continue;
       progress = true;
       turns.fetch_add(1, std::memory_order_relaxed);
       running = fiber;
@@ -333,31 +346,62 @@ void wait_for_copies(size_t groups) {
   for (size_t& end : ends) end -= done;
 }
 
-// An arrival counts its phases that are over in its upper half, and the bytes that are awaited, plus one, in its lower.
+Arrivals& arrivals_at(Block& block, const uint64_t* arrival) {
+  const auto found = block.arrivals.find(arrival);
+  if (found == block.arrivals.end()) fail("there is no barrier prepared where something is to arrive");
+  return found->second;
+}
+
+void prepare_arrival(uint64_t* arrival) { running->block->arrivals[arrival] = {}; }
+
 void announce(uint64_t* arrival, size_t bytes) {
-  if (*arrival & 0xffffffff) fail("copies were announced twice in one phase");
-  *arrival += bytes + 1;
+  Arrivals& a = arrivals_at(*running->block, arrival);
+  if (a.announced) fail("something was announced twice in one phase");
+  a.announced = true, a.expected = bytes;
 }
 
 void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival) {
   if (bytes % 16 || reinterpret_cast<uintptr_t>(to) % 16 || reinterpret_cast<uintptr_t>(from) % 16)
     fail("an address or a size of copy_bulk is not a multiple of 16");
-  running->block->bulk_copies.push_back({to, from, bytes, arrival});
+  Arrivals& a = arrivals_at(*running->block, arrival);
+  a.deliveries.push_back({to, from, {}, bytes});
+  a.coming += bytes;
+}
+
+void send(void* shared, int rank, const void* value, size_t bytes, uint64_t* arrival) {
+  char* const mine = running->block->shared.get();
+  char* const there = shared_memory(rank);
+  const auto moved = [&](void* place) { return there + (static_cast<char*>(place) - mine); };
+  Arrivals& a = arrivals_at(blocks[rank], reinterpret_cast<uint64_t*>(moved(arrival)));
+  Delivery delivery{moved(shared), nullptr, {}, bytes};
+  std::memcpy(delivery.value.data(), value, bytes);
+  a.deliveries.push_back(delivery);
+  a.coming += bytes;
 }
 
 void wait_for_arrival(uint64_t* arrival, int parity) {
-  const auto phases = [&] { return *arrival >> 32; };
-  if (phases() % 2 != static_cast<uint64_t>(parity)) return;  // that phase is over
-  if ((*arrival & 0xffffffff) == 0) fail("a thread waits for copies that were not announced");
-  size_t bytes = 1;
-  for (const BulkCopy& copy : running->block->bulk_copies) {
-    if (copy.arrival != arrival) continue;
-    std::memcpy(copy.to, copy.from, copy.bytes);
-    bytes += copy.bytes;
+  Arrivals& a = arrivals_at(*running->block, arrival);
+  const uint64_t phase = a.phases;
+  if (phase % 2 != static_cast<uint64_t>(parity)) return;  // that phase is over
+  const auto is_over = [&a, phase] { return a.phases != phase || (a.announced && a.coming >= a.expected); };
+  if (!is_over()) {
+    running->ready = is_over;
+    switch_to(running->context, scheduler);
+    end_switch(running->context, &scheduler);
+    running->ready = nullptr;
   }
-  if ((*arrival & 0xffffffff) != bytes) fail("other copies have come than were announced");
-  std::erase_if(running->block->bulk_copies, [&](const BulkCopy& copy) { return copy.arrival == arrival; });
-  *arrival = (phases() + 1) << 32;
+  if (a.phases != phase) return;
+  if (a.coming > a.expected) fail("more has come than was announced");
+  for (const Delivery& d : a.deliveries) std::memcpy(d.to, d.from ? d.from : d.value.data(), d.bytes);
+  a.deliveries.clear();
+  a.announced = false, a.coming = 0, ++a.phases;
+}
+
+void some_threads_barrier(int threads) {
+  Barrier& barrier = running->block->some_threads;
+  if (barrier.expected == 0) barrier.expected = threads;
+  if (barrier.expected != threads) fail("another number of threads waits at a barrier of some of a block");
+  wait_at(barrier);
 }
 
 bool run(const Grid& grid, const std::function<void()>& thread_body) {

@@ -37,10 +37,15 @@ void copy_later(void* to, const void* from, size_t bytes, size_t valid);
 void commit_copies();
 void wait_for_copies(size_t groups);
 
-// Copies that arrive at a barrier of the block: no earlier than a thread waits there, who must find them announced.
+// What arrives at a barrier of a block, when all that was announced for a phase is on its way and a thread waits for
+// it.
+void prepare_arrival(uint64_t* arrival);
 void announce(uint64_t* arrival, size_t bytes);
 void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival);
+void send(void* shared, int rank, const void* value, size_t bytes, uint64_t* arrival);  // both in this block's memory
 void wait_for_arrival(uint64_t* arrival, int parity);
+
+void some_threads_barrier(int threads);  // of the block, the same ones each time
 
 struct Grid {
   unsigned blocks, threads;

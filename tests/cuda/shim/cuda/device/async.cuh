@@ -20,7 +20,7 @@ void wait_for_copies() {
 
 using Arrival = uint64_t;
 
-inline void prepare_arrival(Arrival* arrival) { *arrival = 0; }
+inline void prepare_arrival(Arrival* arrival) { emulation::prepare_arrival(arrival); }
 inline void hand_over_to_copies() {}
 inline void announce(Arrival* arrival, int bytes) { emulation::announce(arrival, static_cast<size_t>(bytes)); }
 inline void copy_bulk(void* shared, const void* global, int bytes, Arrival* arrival) {

@@ -5,8 +5,6 @@
 namespace twolayer::cuda {
 
 inline int cluster_rank() { return emulation::current().rank; }
-inline void cluster_arrive() {}
-inline void cluster_wait() { emulation::cluster_barrier(); }
 inline void cluster_barrier() { emulation::cluster_barrier(); }
 
 template <class T>
@@ -15,10 +13,17 @@ T* cluster_shared(T* shared, int rank) {
   return reinterpret_cast<T*>(emulation::shared_memory(rank) + offset);
 }
 
-inline void put(float* shared, int rank, float value) { *cluster_shared(shared, rank) = value; }
-inline void put(float* shared, int rank, float first, float second) {
-  float* const there = cluster_shared(shared, rank);
-  there[0] = first, there[1] = second;
+inline void send(float* shared, int rank, float value, uint64_t* arrival) {
+  emulation::send(shared, rank, &value, sizeof value, arrival);
+}
+inline void send(float* shared, int rank, float first, float second, uint64_t* arrival) {
+  const float both[] = {first, second};
+  emulation::send(shared, rank, both, sizeof both, arrival);
+}
+
+template <int kThreads>
+void some_threads_barrier() {
+  emulation::some_threads_barrier(kThreads);
 }
 
 }  // namespace twolayer::cuda
