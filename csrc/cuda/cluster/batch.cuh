@@ -48,6 +48,7 @@ __device__ __forceinline__ void prepare_step(const Block& b, int64_t step) {
   }
   if (step >= b.s.steps) return;
   const char* const rule = static_cast<const char*>(b.s.rules) + step * b.plan.rule_bytes;
+#pragma unroll 1
   for (int i = b.lane; i < b.plan.rule_bytes / 4; i += 32)
     b.at<uint32_t>(kRule)[slot * b.plan.rule_bytes / 4 + i] = reinterpret_cast<const uint32_t*>(rule)[i];
 }
@@ -142,6 +143,7 @@ __device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
 #pragma unroll 1
   for (int i = 0; i < b.own_rows; ++i) {
     const int64_t row = c.rows[b.row0 + i];
+#pragma unroll 1
     for (int j = b.lane; row >= 0 && j < b.net.out; j += 32)
       copy_async<4>(targets + i * b.plan.out_stride + j, e.values + row * e.value_stride + j, 4);
   }

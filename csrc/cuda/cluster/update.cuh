@@ -181,7 +181,7 @@ __device__ __forceinline__ void update_bias(const Block& b, int64_t step, int pa
   for (int i = b.lane; i < count; i += 32) {
     const float* grad = b.at(grads) + i;
     float sums[4] = {};  // of every fourth row; the batch is a multiple of 16
-#pragma unroll 2
+#pragma unroll 1
     for (int row = 0; row < b.plan.batch; row += 4)
 #pragma unroll
       for (int j = 0; j < 4; ++j, grad += stride) sums[j] += *grad;

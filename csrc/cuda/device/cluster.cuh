@@ -48,8 +48,7 @@ __device__ __forceinline__ void send(float* shared, int rank, float value, uint6
       "{\n.reg .u32 there, bell;\nmapa.shared::cluster.u32 there, %0, %1;\nmapa.shared::cluster.u32 bell, %3, %1;\n"
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %2, [bell];\n}" ::"r"(
           static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "r"(rank), "f"(value), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival)))
-      : "memory");
+      "r"(rank), "f"(value), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival))));
 #endif
 }
 __device__ __forceinline__ void send(float* shared, int rank, float first, float second, uint64_t* arrival) {
@@ -58,8 +57,7 @@ __device__ __forceinline__ void send(float* shared, int rank, float first, float
       "{\n.reg .u32 there, bell;\nmapa.shared::cluster.u32 there, %0, %1;\nmapa.shared::cluster.u32 bell, %4, %1;\n"
       "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%2, %3}, [bell];\n}" ::"r"(
           static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "r"(rank), "f"(first), "f"(second), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival)))
-      : "memory");
+      "r"(rank), "f"(first), "f"(second), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival))));
 #endif
 }
 

@@ -45,7 +45,8 @@ struct RowTarget {
 };
 
 // All lanes of a warp call it, kLanes (a power of two, at most 32) for each row. z (out) becomes its gradient times
-// weight / divisor; returns the row's loss times its weight, to all of its lanes. Lane i has written z[i + n · kLanes].
+// weight / divisor; returns the row's loss times its weight, to all of its lanes. All rows of a warp have targets of
+// one kind. Lane i has written z[i + n · kLanes].
 template <int kLanes, class Loss, class T>
 __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int out, const RowTarget<T>& target,
                                          T divisor, T* z) {
@@ -97,7 +98,8 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
   }
 }
 
-// The same for rows of at most kLanes outputs, of which each lane holds its own: z becomes its gradient.
+// The same for rows of at most kLanes outputs, of which each lane holds its own: z becomes its gradient. All rows of a
+// warp have targets of one kind.
 template <int kLanes, class Loss, class T>
 __device__ __forceinline__ T loss_of_short_row(Loss, const LossOptions& options, int out, const RowTarget<T>& target,
                                                T divisor, T& z) {
@@ -108,15 +110,18 @@ __device__ __forceinline__ T loss_of_short_row(Loss, const LossOptions& options,
     const T above = (is_there ? z : -static_cast<T>(INFINITY));
     const T highest = largest_of_lanes<kLanes>(above), distance = is_there ? z - highest : T(0);
     const T e = is_there ? exp(distance) : T(0), total = sum_of_lanes<kLanes>(e);
-    T wanted = static_cast<T>(lane == target.label), target_total = 1;
+    T wanted = static_cast<T>(lane == target.label), target_total = 1, target_dot_z;
     if (target.values || target.class_weight || options.label_smoothing != 0) {
       const T smoothing = static_cast<T>(options.label_smoothing), even = smoothing / static_cast<T>(out);
       const T given = is_there && target.values ? target.values[lane] : wanted;
       wanted = given * (1 - smoothing) + even;
       if (target.class_weight && is_there) wanted *= target.class_weight[lane];
       target_total = sum_of_lanes<kLanes>(is_there ? wanted : T(0));
+      target_dot_z = sum_of_lanes<kLanes>(is_there && wanted != 0 ? wanted * distance : T(0));
+    } else {  // a class; its distance stands in one lane
+      const int first = threadIdx.x % 32 & ~(kLanes - 1), label = static_cast<int>(target.label);
+      target_dot_z = __shfl_sync(0xffffffffu, distance, target.counts ? first + label : first);
     }
-    const T target_dot_z = sum_of_lanes<kLanes>(is_there && wanted != 0 ? wanted * distance : T(0));
     z = is_there ? e * (scale * target_total / total) - scale * wanted : T(0);
     return target.counts ? target.weight * (target_total * log1p(total - 1) - target_dot_z) : T(0);
   } else {

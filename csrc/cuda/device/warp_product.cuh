@@ -79,7 +79,7 @@ __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, c
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[m][j][e] = 0;
 
-#pragma unroll 2
+#pragma unroll 1
   for (int k = k0; k < k1; k += 8) {
     uint32_t left[kM][4], left_low[kM][4], right[kN][2], right_low[kN][2];
 #pragma unroll
