@@ -114,7 +114,7 @@ __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
 
 // Tells how much other blocks will send in a step; by one thread.
 __device__ __forceinline__ void announce_step(const Block& b, int64_t step) {
-  if (b.plan.blocks == 1) return;
+  if constexpr (!There::kCounts) return;
   const ClusterPlan& plan = b.plan;
   const int units8 = in_eights(b.units), out = static_cast<int>(b.net.out), bytes = sizeof(float);
   announce(b.arrival(kSums, step), plan.column_groups * plan.parts * b.own_rows * units8 * bytes);

@@ -61,34 +61,27 @@ struct Block {
     return at<Arrival>(kArrivals) + 2 * kind + (step & 1);
   }
 
-  // Waits for what others send; where the block is alone, for its own threads that compute.
+  // Waits for what blocks send; those threads that compute, or all.
   __device__ __forceinline__ void wait_for(Kind kind, int64_t step) const {
-    if (plan.blocks > 1)
+    if constexpr (There::kCounts)
       wait_for_arrival(arrival(kind, step), static_cast<int>(step >> 1 & 1));
+    else if (kind == kGradients)
+      __syncthreads();
     else
       some_threads_barrier<kClusterThreads>();
   }
 
-  // Puts numbers where a block of the unit group, all of them, or all of the column group, have what this block has at
-  // `mine`.
-  __device__ __forceinline__ void to_column(int other, float* mine, float first, float second, Arrival* there) const {
-    if (plan.blocks > 1)
-      send(mine, unit_group * plan.column_groups + other, first, second, there);
-    else
-      mine[0] = first, mine[1] = second;
-  }
+  // Sends a number to all blocks of the unit group, or of the column group, to where this block has it at `mine`.
   __device__ __forceinline__ void to_unit_group(float* mine, float value, Arrival* there) const {
-    *mine = value;  // for the thread's own warp
-    if (plan.blocks == 1) return;
+    *mine = value;  // for the thread's own warp, at once
     const int first = unit_group * plan.column_groups, end = first + plan.column_groups;
 #pragma unroll 1
-    for (int other = first; other < end; ++other) send(mine, other, value, there);
+    for (int other = first; other < end; ++other) There(mine, other, there).send(0, value);
   }
   __device__ __forceinline__ void to_column_group(float* mine, float value, Arrival* there) const {
-    if (plan.blocks == 1) *mine = value;
 #pragma unroll 1
-    for (int other = column_group; plan.blocks > 1 && other < plan.blocks; other += plan.column_groups)
-      send(mine, other, value, there);
+    for (int other = column_group; other < plan.blocks; other += plan.column_groups)
+      There(mine, other, there).send(0, value);
   }
 
  private:

@@ -74,18 +74,15 @@ template <Parts kX, Parts kW, int kN>
 __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task, int64_t step) {
   const int stride = b.plan.unit_stride;
   const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
-  Arrival* const there = b.arrival(kSums, step);
-  float* const to = b.at(kZ) + task.z;
+  const There there(b.at(kZ) + task.z, b.unit_group * b.plan.column_groups + task.owner, b.arrival(kSums, step));
   float sums[1][kN][4];
   if (multiply<kX, kW>(sums, left, right, task.k0, task.k1))
     for_each_pair(sums, [&](int i, int j, const Pair& pair) {
-      if (j < task.units) b.to_column(task.owner, to + i * stride + j, pair.numbers[0], pair.numbers[1], there);
+      if (j < task.units) there.send(i * stride + j, pair.numbers[0], pair.numbers[1]);
     });
   else
     for_each_number<1, kN>([&](int i, int j) {
-      if (j < task.units && j % 2 == 0)
-        b.to_column(task.owner, to + i * stride + j, dot(left, right, i, j, task.k0, task.k1),
-                    dot(left, right, i, j + 1, task.k0, task.k1), there);
+      if (j < task.units) there.send(i * stride + j, dot(left, right, i, j, task.k0, task.k1));
     });
 }
 
@@ -271,14 +268,6 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
 
 // ---- All of it
 
-// Waits until all rows' gradients, hidden values and losses are there.
-__device__ __forceinline__ void wait_for_gradients(const Block& b, int64_t step) {
-  if (b.plan.blocks > 1)
-    b.wait_for(kGradients, step);
-  else
-    __syncthreads();
-}
-
 // Puts down a step's loss, with the penalty that its update found; by one warp of the first block.
 __device__ __forceinline__ void note_loss(const Block& b, int64_t step, double share) {
   if (!b.is_first() || step < 0) return;
@@ -302,7 +291,7 @@ __device__ __forceinline__ bool compute_step(const Block& b, int tasks, int piec
   complete_hidden<kRounded>(b, step);
   b.wait_for(kOutputs, step);
   complete_gradients<kRounded>(b, step);
-  wait_for_gradients(b, step);
+  b.wait_for(kGradients, step);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
   update_weights<kRounded>(b, pieces, x, step);
   return false;
@@ -314,7 +303,7 @@ __device__ __forceinline__ bool serve_step(const Block& b, int64_t step, double&
   serve_copies(b, step + 1);
   note_loss(b, step - 1, share);
   prepare_step(b, step + 1);
-  wait_for_gradients(b, step);
+  b.wait_for(kGradients, step);
   share = share_of_loss(b);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
   update_biases(b, step);

@@ -40,26 +40,51 @@ __device__ __forceinline__ T* cluster_shared(T* shared, int rank) {
 #endif
 }
 
-// Sends a number, or two, to where block `rank` of the cluster has what this block has at `shared`; there they arrive
-// at what this block has at `arrival` (async.cuh), and nobody need wait for anything else.
-__device__ __forceinline__ void send(float* shared, int rank, float value, uint64_t* arrival) {
+// Where block `rank` of the cluster has what this block has at `shared`, and what arrives there is counted at what this
+// block has at `arrival` (async.cuh). What is sent there nobody need wait for otherwise. Without clusters there is only
+// the block itself, whose threads must meet.
+struct There {
 #if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n.reg .u32 there, bell;\nmapa.shared::cluster.u32 there, %0, %1;\nmapa.shared::cluster.u32 bell, %3, %1;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [there], %2, [bell];\n}" ::"r"(
-          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "r"(rank), "f"(value), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival))));
+  static constexpr bool kCounts = true;
+  uint32_t place, bell;
+#else
+  static constexpr bool kCounts = false;
+  float* place;
 #endif
-}
-__device__ __forceinline__ void send(float* shared, int rank, float first, float second, uint64_t* arrival) {
+
+  __device__ __forceinline__ There(float* shared, int rank, uint64_t* arrival) {
 #if __CUDA_ARCH__ >= 900
-  asm volatile(
-      "{\n.reg .u32 there, bell;\nmapa.shared::cluster.u32 there, %0, %1;\nmapa.shared::cluster.u32 bell, %4, %1;\n"
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [there], {%2, %3}, [bell];\n}" ::"r"(
-          static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
-      "r"(rank), "f"(first), "f"(second), "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival))));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(place)
+        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(bell)
+        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(arrival))), "r"(rank));
+#else
+    place = shared;
 #endif
-}
+  }
+
+  // Sends a number, or two, to `offset` numbers from there.
+  __device__ __forceinline__ void send(int offset, float value) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(place + 4 * offset),
+        "f"(value), "r"(bell));
+#else
+    place[offset] = value;
+#endif
+  }
+  __device__ __forceinline__ void send(int offset, float first, float second) const {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                     place + 4 * offset),
+                 "f"(first), "f"(second), "r"(bell));
+#else
+    place[offset] = first, place[offset + 1] = second;
+#endif
+  }
+};
 
 // The block's first kThreads threads wait for each other.
 template <int kThreads>

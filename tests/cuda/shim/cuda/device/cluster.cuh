@@ -13,13 +13,19 @@ T* cluster_shared(T* shared, int rank) {
   return reinterpret_cast<T*>(emulation::shared_memory(rank) + offset);
 }
 
-inline void send(float* shared, int rank, float value, uint64_t* arrival) {
-  emulation::send(shared, rank, &value, sizeof value, arrival);
-}
-inline void send(float* shared, int rank, float first, float second, uint64_t* arrival) {
-  const float both[] = {first, second};
-  emulation::send(shared, rank, both, sizeof both, arrival);
-}
+struct There {
+  static constexpr bool kCounts = true;
+  float* shared;
+  int rank;
+  uint64_t* arrival;
+
+  There(float* mine, int other, uint64_t* there) : shared(mine), rank(other), arrival(there) {}
+  void send(int offset, float value) const { emulation::send(shared + offset, rank, &value, sizeof value, arrival); }
+  void send(int offset, float first, float second) const {
+    const float both[] = {first, second};
+    emulation::send(shared + offset, rank, both, sizeof both, arrival);
+  }
+};
 
 template <int kThreads>
 void some_threads_barrier() {
