@@ -65,6 +65,9 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   plan.l1 = static_cast<float>(net.gradient.l1), plan.l2 = static_cast<float>(net.gradient.l2);
   plan.clip_value = static_cast<float>(net.gradient.clip_value);
   plan.penalised = net.gradient.l1 != 0 || net.gradient.l2 != 0;
+  plan.has_b1 = net.parameters[kB1].value, plan.has_b2 = net.parameters[kB2].value;
+  plan.drops = net.dropout > 0, plan.kept = static_cast<float>(1 / (1 - net.dropout));
+  plan.drop_threshold = static_cast<uint32_t>(net.dropout * 4294967296.0);
   plan.copy_lanes = lanes_for(share_of(plan.columns * number, plan.access < 4 ? 1 : plan.access));
   plan.convert_lanes = lanes_for(share_of(plan.columns, 8));
   plan.saves_input = saves_input(net.activation);
@@ -121,7 +124,8 @@ double cycles(const ClusterPlan& plan) {
 ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
   const Training<float>& net = s.training;
   const bool may = net.gradient.clip_norm == 0 && rows_of_batch(s) > 0 && rows_of_batch(s) <= 4096 &&
-                   net.hidden <= 4096 && net.out <= 4096 && net.in <= 1 << 20;  // what is more never fits
+                   s.steps < 1 << 30 && net.hidden <= 4096 && net.out <= 4096 &&
+                   net.in <= 1 << 20;  // what is more never fits
   ClusterPlan best{};
   double least = 0;
   for (int blocks = 1; may && blocks <= device.cluster; blocks *= 2)

@@ -65,7 +65,7 @@ def test_a_copy_is_not_there_before_it_is_waited_for():
         ({"shared_bytes": 100 << 10}, {"shared_bytes": 99 << 10}),
         ({"blocks": 2, "cluster": 2}, {"capability": 80}),
         ({"blocks": 3, "cluster": 2}, {}),
-        ({"blocks": 16, "cluster": 16}, {}),
+        ({"blocks": 32, "cluster": 32}, {}),
     ],
 )
 def test_what_a_device_cannot_do_is_an_error(arguments, device):

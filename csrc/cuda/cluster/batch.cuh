@@ -10,22 +10,22 @@ namespace twolayer::cuda {
 
 constexpr int kNoLabel = -1, kCountsForNothing = -2;
 
-__device__ __forceinline__ int64_t row_of(const Block& b, int64_t step, int i) {
+__device__ __forceinline__ int64_t row_of(const Block& b, int step, int i) {
   const int64_t at = (b.s.first_step + step) * b.s.batch_size + i;
   if (step >= b.s.steps || i >= b.s.batch_size || at >= b.s.rows) return -1;
   return b.s.order ? b.s.order[at] : at;
 }
 
-__device__ __forceinline__ int rows_of(const Block& b, int64_t step) {
+__device__ __forceinline__ int rows_of(const Block& b, int step) {
   const int64_t left = b.s.rows - (b.s.first_step + step) * b.s.batch_size;
   return static_cast<int>(min(left, b.s.batch_size));
 }
 
 // What concerns a step's rows, which are known, but for their inputs: targets, weights and the rule; and the rows of
 // the step after it. By one warp.
-__device__ __forceinline__ void prepare_step(const Block& b, int64_t step) {
+__device__ __forceinline__ void prepare_step(const Block& b, int step) {
   const Examples<float>& e = b.s.examples;
-  const int slot = static_cast<int>(step & 1);
+  const int slot = step & 1;
   double sum = 0;  // of what the rows count for
 #pragma unroll 1
   for (int i = b.lane; i < b.plan.batch; i += 32) {
@@ -86,9 +86,9 @@ struct Copies {
   char* to;
   int stride, valid, width;  // in bytes
 
-  __device__ __forceinline__ Copies(const Block& b, int64_t step) {
+  __device__ __forceinline__ Copies(const Block& b, int step) {
     const Examples<float>& e = b.s.examples;
-    const int slot = static_cast<int>(step & 1), number = bytes_per_number(e.storage);
+    const int slot = step & 1, number = bytes_per_number(e.storage);
     rows = b.at<int64_t>(kRow) + slot * b.plan.batch;
     stride = b.plan.raw_stride ? b.plan.raw_stride : b.plan.column_stride * number;
     width = b.plan.columns * number, valid = b.columns * number;
@@ -98,7 +98,7 @@ struct Copies {
 };
 
 // Starts to copy the rows of a step where the copy engine cannot; by all warps that compute.
-__device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
+__device__ __forceinline__ void start_copies(const Block& b, int step) {
   if (b.plan.in_bulk || step >= b.s.steps) return;
   const Copies c(b, step);
   if (b.plan.access == 16)
@@ -113,7 +113,7 @@ __device__ __forceinline__ void start_copies(const Block& b, int64_t step) {
 }
 
 // Tells how much other blocks will send in a step; by one thread.
-__device__ __forceinline__ void announce_step(const Block& b, int64_t step) {
+__device__ __forceinline__ void announce_step(const Block& b, int step) {
   if constexpr (!There::kCounts) return;
   const ClusterPlan& plan = b.plan;
   const int units8 = in_eights(b.units), out = static_cast<int>(b.net.out), bytes = sizeof(float);
@@ -123,7 +123,7 @@ __device__ __forceinline__ void announce_step(const Block& b, int64_t step) {
 }
 
 // The same where it can; and where targets are values, starts to copy those of the block's own rows. By one warp.
-__device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
+__device__ __forceinline__ void serve_copies(const Block& b, int step) {
   if (step >= b.s.steps) return;
   const Examples<float>& e = b.s.examples;
   const Copies c(b, step);
@@ -151,9 +151,9 @@ __device__ __forceinline__ void serve_copies(const Block& b, int64_t step) {
 }
 
 // Waits until the rows and targets of a step are there for all.
-__device__ __forceinline__ void wait_for_rows(const Block& b, int64_t step) {
+__device__ __forceinline__ void wait_for_rows(const Block& b, int step) {
   wait_for_copies<0>();
-  if (b.plan.in_bulk && b.columns > 0) wait_for_arrival(b.arrival(kRows, step), static_cast<int>(step >> 1 & 1));
+  if (b.plan.in_bulk && b.columns > 0) wait_for_arrival(b.arrival(kRows, step), step >> 1 & 1);
   __syncthreads();
 }
 
@@ -166,7 +166,7 @@ __device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a 
 
 // Rows as they are stored → x.
 template <class S>
-__device__ __forceinline__ void convert_rows(const Block& b, int64_t step, const char* raw) {
+__device__ __forceinline__ void convert_rows(const Block& b, int step, const char* raw) {
   constexpr int kNumbers = 8;
   const float scale = b.plan.x_is_exact ? 1 : static_cast<float>(b.s.examples.scale);
   const float shift = static_cast<float>(b.s.examples.shift);
@@ -190,8 +190,8 @@ __device__ __forceinline__ void convert_rows(const Block& b, int64_t step, const
 }
 
 // x of a step whose copies are there; by all warps that compute.
-__device__ __forceinline__ const float* x_of(const Block& b, int64_t step) {
-  const int slot = static_cast<int>(step & 1);
+__device__ __forceinline__ const float* x_of(const Block& b, int step) {
+  const int slot = step & 1;
   if (!b.plan.raw_stride) return b.at(kX) + slot * b.plan.batch * b.plan.column_stride;
   const char* raw = b.at<char>(kRaw) + slot * b.plan.batch * b.plan.raw_stride;
   switch (b.s.examples.storage) {

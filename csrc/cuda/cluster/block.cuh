@@ -57,14 +57,14 @@ struct Block {
       __syncthreads();
   }
 
-  __device__ __forceinline__ Arrival* arrival(Kind kind, int64_t step) const {
+  __device__ __forceinline__ Arrival* arrival(Kind kind, int step) const {
     return at<Arrival>(kArrivals) + 2 * kind + (step & 1);
   }
 
   // Waits for what blocks send; those threads that compute, or all.
-  __device__ __forceinline__ void wait_for(Kind kind, int64_t step) const {
+  __device__ __forceinline__ void wait_for(Kind kind, int step) const {
     if constexpr (There::kCounts)
-      wait_for_arrival(arrival(kind, step), static_cast<int>(step >> 1 & 1));
+      wait_for_arrival(arrival(kind, step), step >> 1 & 1);
     else if (kind == kGradients)
       __syncthreads();
     else

@@ -36,7 +36,7 @@ enum Array {
   kLabel,      // (2, batch) int32; −1: there is none, −2: the row counts for nothing
   kRow,        // (2, batch) int64: which of the examples; −1: the batch has ended
   kDivisor,    // (2) double
-  kArrivals,    // (kinds, 2) Arrival: where the rows of a batch, and what other blocks send, arrive
+  kArrivals,   // (kinds, 2) Arrival: where the rows of a batch, and what other blocks send, arrive
   kForward,    // (forward_tasks) ForwardTask
   kPieces,     // (pieces) PieceTask
   kPenalty,    // (2, warps, 2) double: sums of |w| and w² as they were before the update
@@ -77,10 +77,12 @@ struct ClusterPlan {
   int convert_lanes = 0;    // that convert one
   int rule_bytes = 0;
   float l1 = 0, l2 = 0, clip_value = 0;
-  bool penalised = false;
-  bool saves_input = false;  // what the activation's derivative is computed from: its input, not its output
-  double loss_per_row = 0;   // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
-  int at[kArrays] = {};      // bytes
+  bool penalised = false, drops = false, has_b1 = false, has_b2 = false;
+  float kept = 1;               // what dropout multiplies by where it does not drop,
+  uint32_t drop_threshold = 0;  // where a value's bits are at least so many
+  bool saves_input = false;     // what the activation's derivative is computed from: its input, not its output
+  double loss_per_row = 0;      // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
+  int at[kArrays] = {};         // bytes
   int shared_bytes = 0;
 };
 

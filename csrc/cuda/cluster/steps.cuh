@@ -71,7 +71,7 @@ __device__ __forceinline__ int list_forward_tasks(const Block& b) {
 }
 
 template <Parts kX, Parts kW, int kN>
-__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task, int64_t step) {
+__device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task, int step) {
   const int stride = b.plan.unit_stride;
   const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
   const There there(b.at(kZ) + task.z, b.unit_group * b.plan.column_groups + task.owner, b.arrival(kSums, step));
@@ -88,7 +88,7 @@ __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, 
 
 // x W1ᵀ over the block's inputs, to those who complete its rows.
 template <bool kRounded>
-__device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const float* x, int64_t step) {
+__device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const float* x, int step) {
 #pragma unroll 1
   for (int i = b.warp; i < tasks; i += kClusterWarps) {
     const ForwardTask task = b.at<ForwardTask>(kForward)[i];
@@ -103,23 +103,12 @@ __device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const
   }
 }
 
-// Scales a hidden value, or its gradient, as dropout has it.
-struct Dropout {
-  float dropout, kept;
-  uint64_t key;
-  int64_t step;
-
-  __device__ __forceinline__ Dropout(const Block& b, int64_t of_step)
-      : dropout(static_cast<float>(b.net.dropout)),
-        kept(static_cast<float>(1 / (1 - b.net.dropout))),
-        key(b.net.dropout_key),
-        step(b.s.steps_before + of_step) {}
-
-  __device__ __forceinline__ float operator()(const Block& b, int row, int unit, float value) const {
-    const uint32_t bits = dropout_bits(dropout_row_key(key, step, row), static_cast<uint32_t>(b.unit0 + unit));
-    return bits < dropout_threshold(b.net.dropout) ? 0.0f : value * kept;
-  }
-};
+// A hidden value, or its gradient, as dropout scales it.
+__device__ __forceinline__ float drop_out(const Block& b, int step, int row, int unit, float value) {
+  const uint64_t key = dropout_row_key(b.net.dropout_key, b.s.steps_before + step, row);
+  const uint32_t bits = dropout_bits(key, static_cast<uint32_t>(b.unit0 + unit));
+  return bits < b.plan.drop_threshold ? 0.0f : value * b.plan.kept;
+}
 
 // A factor as products take it.
 template <bool kRounded>
@@ -132,11 +121,10 @@ __device__ __forceinline__ float factor(float x) {
 // The hidden values of its rows, to all of its unit group, and what they contribute to the outputs, to all of its
 // column group.
 template <bool kRounded>
-__device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
+__device__ __forceinline__ void complete_hidden(const Block& b, int step, int rows) {
   using Quad = Pack<float, 4>;
   const ClusterPlan& plan = b.plan;
-  const int sources = plan.column_groups * plan.parts, units8 = in_eights(b.units), rows = rows_of(b, step);
-  const float* const b1 = b.net.parameters[kB1].value ? b.at(kBias1) : nullptr;
+  const int sources = plan.column_groups * plan.parts, units8 = in_eights(b.units);
   float* const y = b.at(kY) + ((step & 1) * plan.unit_groups + b.unit_group) * plan.own_rows * plan.out_stride;
 #pragma unroll 1
   for (int row = b.warp; row < b.own_rows; row += kClusterWarps) {
@@ -147,10 +135,10 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
       float z = 0;
 #pragma unroll 4
       for (int source = 0; source < sources; ++source, from += plan.own_rows * plan.unit_stride) z += *from;
-      z = fma(plan.x_scale, z, b1 && unit < b.units ? b1[unit] : 0.0f);
+      z = fma(plan.x_scale, z, plan.has_b1 && unit < b.units ? b.at(kBias1)[unit] : 0.0f);
       float value = activation_value(b.net.activation, z);
       b.at(kSaved)[row * plan.unit_stride + unit] = plan.saves_input ? z : value;
-      if (b.net.dropout > 0) value = Dropout(b, step)(b, b.row0 + row, unit, value);
+      if (plan.drops) value = drop_out(b, step, b.row0 + row, unit, value);
       value = unit < b.units && b.row0 + row < rows ? factor<kRounded>(value) : 0.0f;
       b.to_unit_group(h + unit, value, b.arrival(kGradients, step));
     }
@@ -174,17 +162,16 @@ __device__ __forceinline__ void complete_hidden(const Block& b, int64_t step) {
 // The outputs of its rows, their loss, and the gradients at the outputs and at the hidden layer's inputs, to all of the
 // unit group. Two rows to a warp, as there are often few outputs.
 template <bool kRounded>
-__device__ __forceinline__ void complete_gradients(const Block& b, int64_t step) {
+__device__ __forceinline__ void complete_gradients(const Block& b, int step, int rows) {
   constexpr int kLanes = 16, kRows = 32 / kLanes;
   const ClusterPlan& plan = b.plan;
-  const int slot = static_cast<int>(step & 1), out = static_cast<int>(b.net.out), units8 = in_eights(b.units);
-  const int rows = rows_of(b, step), lane = b.lane & (kLanes - 1);
-  const float* const b2 = b.net.parameters[kB2].value ? b.at(kBias2) : nullptr;
+  const int slot = step & 1, out = static_cast<int>(b.net.out), units8 = in_eights(b.units);
+  const int lane = b.lane & (kLanes - 1);
   const float divisor = b.at(kScale)[slot];
   Arrival* const there = b.arrival(kGradients, step);
   const auto output = [&](int row, int j) {
     const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;
-    float sum = b2 ? b2[j] : 0.0f;
+    float sum = plan.has_b2 ? b.at(kBias2)[j] : 0.0f;
 #pragma unroll 4
     for (int group = 0; group < plan.unit_groups; ++group, from += plan.own_rows * plan.out_stride) sum += *from;
     return sum;
@@ -224,7 +211,7 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int64_t step)
         float g = 0;
 #pragma unroll 4
         for (int o = 0; o < out; ++o, w += plan.unit_stride) g = fma(grad[o], factor<kRounded>(*w), g);
-        if (b.net.dropout > 0) g = Dropout(b, step)(b, b.row0 + row, unit, g);
+        if (plan.drops) g = drop_out(b, step, b.row0 + row, unit, g);
         g = gradient_through_activation(b.net.activation, g, b.at(kSaved)[row * plan.unit_stride + unit]);
         g = unit < b.units && b.row0 + row < rows ? factor<kRounded>(g) : 0.0f;
         b.to_unit_group(b.at(kGradZ) + (b.row0 + row) * plan.unit_stride + unit, g, there);
@@ -241,7 +228,7 @@ __device__ __forceinline__ double share_of_loss(const Block& b) {
   return sum;
 }
 // The batch's loss, from its warp's shares.
-__device__ __forceinline__ double loss_of_batch(const Block& b, int64_t step, double share) {
+__device__ __forceinline__ double loss_of_batch(const Block& b, int step, double share) {
   const double sum = sum_of_lanes<32>(share);
   return b.plan.loss_per_row != 0 ? sum / (b.at<double>(kDivisor)[step & 1] * b.plan.loss_per_row) : sum;
 }
@@ -255,7 +242,7 @@ __device__ __forceinline__ bool has_finite_loss(const Block& b) {
 }
 
 // The penalty's part in the loss of a step whose update is over, in all blocks; by one thread of the first.
-__device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
+__device__ __forceinline__ double penalty_of(const Block& b, int step) {
   double absolute = 0, square = 0;
   double* const mine = b.at<double>(kPenalty) + (step & 1) * kClusterWarps * 2;
   for (int rank = 0; rank < b.plan.blocks; ++rank) {
@@ -269,7 +256,7 @@ __device__ __forceinline__ double penalty_of(const Block& b, int64_t step) {
 // ---- All of it
 
 // Puts down a step's loss, with the penalty that its update found; by one warp of the first block.
-__device__ __forceinline__ void note_loss(const Block& b, int64_t step, double share) {
+__device__ __forceinline__ void note_loss(const Block& b, int step, double share) {
   if (!b.is_first() || step < 0) return;
   double loss = loss_of_batch(b, step, share);
   if (b.plan.penalised) loss += penalty_of(b, step);
@@ -283,14 +270,15 @@ __device__ __forceinline__ void note_loss(const Block& b, int64_t step, double s
 // a step, it needs what the other sends when it has read the same of the step before; and outputs, which unit groups
 // exchange, have a place for every other step.
 template <bool kRounded>
-__device__ __forceinline__ bool compute_step(const Block& b, int tasks, int pieces, int64_t step) {
+__device__ __forceinline__ bool compute_step(const Block& b, int tasks, int pieces, int step) {
   const float* const x = x_of(b, step);
+  const int rows = rows_of(b, step);
   multiply_inputs<kRounded>(b, tasks, x, step);
   start_copies(b, step + 1);
   b.wait_for(kSums, step);
-  complete_hidden<kRounded>(b, step);
+  complete_hidden<kRounded>(b, step, rows);
   b.wait_for(kOutputs, step);
-  complete_gradients<kRounded>(b, step);
+  complete_gradients<kRounded>(b, step, rows);
   b.wait_for(kGradients, step);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;
   update_weights<kRounded>(b, pieces, x, step);
@@ -298,7 +286,7 @@ __device__ __forceinline__ bool compute_step(const Block& b, int tasks, int piec
 }
 
 // `share` is the lane's share of the loss of the step before, and becomes that of this one.
-__device__ __forceinline__ bool serve_step(const Block& b, int64_t step, double& share) {
+__device__ __forceinline__ bool serve_step(const Block& b, int step, double& share) {
   if (b.lane == 0) announce_step(b, step);
   serve_copies(b, step + 1);
   note_loss(b, step - 1, share);
@@ -330,11 +318,11 @@ __global__ void __launch_bounds__(kBlockThreads, 1) cluster_kernel(const __grid_
   __syncthreads();  // the first batch's rows are known
   if (!b.serves()) start_copies(b, 0);
 
-  int64_t step = 0;
+  int step = 0;
   bool ended = false;
   double share = 0;
 #pragma unroll 1
-  for (; step < s.steps && !ended; ++step) {
+  for (const int steps = static_cast<int>(s.steps); step < steps && !ended; ++step) {
     wait_for_rows(b, step);          // and for the step before to be over
     if (b.plan.penalised) b.meet();  // in all blocks, so that its penalty is known
     ended = b.serves() ? serve_step(b, step, share) : compute_step<kRounded>(b, tasks, pieces, step);

@@ -13,7 +13,7 @@ struct Updater {
   float l1, l2;
   double absolute = 0, square = 0;  // sums over the weights that this thread has penalised
 
-  __device__ __forceinline__ Updater(const Block& b, int64_t step)
+  __device__ __forceinline__ Updater(const Block& b, int step)
       : rule(b.at<char>(kRule) + (step & 1) * b.plan.rule_bytes), l1(b.plan.l1), l2(b.plan.l2) {
     if (!b.net.penalty_per_row) return;
     const double weight = b.at<double>(kDivisor)[step & 1];
@@ -172,30 +172,30 @@ __device__ __forceinline__ void update_piece(const Block& b, Updater& updater, c
   });
 }
 
-// A bias, whose gradient is the sum of its column over the batch; by one warp.
-__device__ __forceinline__ void update_bias(const Block& b, int64_t step, int parameter, Array bias, Array grads,
-                                            int stride, int count) {
-  if (!b.net.parameters[parameter].value || b.net.parameters[parameter].frozen) return;
+// The biases, whose gradients are the sums of columns over the batch; by one warp, each lane with a column of its own.
+__device__ __forceinline__ void update_biases(const Block& b, int step) {
+  const Learned<float>* const p = b.net.parameters;
   const char* const rule = b.at<char>(kRule) + (step & 1) * b.plan.rule_bytes;
+  const int units = p[kB1].value && !p[kB1].frozen ? b.units : 0;
+  const int outs = p[kB2].value && !p[kB2].frozen ? static_cast<int>(b.net.out) : 0;
 #pragma unroll 1
-  for (int i = b.lane; i < count; i += 32) {
-    const float* grad = b.at(grads) + i;
-    float sums[4] = {};  // of every fourth row; the batch is a multiple of 16
+  for (int i = b.lane; i < units + outs; i += 32) {
+    const bool first = i < units;
+    const int j = first ? i : i - units, stride = first ? b.plan.unit_stride : b.plan.out_stride;
+    const float* grad = b.at(first ? kGradZ : kGradY) + j;
+    float sums[8] = {};  // of every eighth row; the batch is a multiple of 16
 #pragma unroll 1
-    for (int row = 0; row < b.plan.batch; row += 4)
+    for (int row = 0; row < b.plan.batch; row += 8)
 #pragma unroll
-      for (int j = 0; j < 4; ++j, grad += stride) sums[j] += *grad;
-    update_number(b, rule, b.at(bias) + i, count, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+      for (int k = 0; k < 8; ++k, grad += stride) sums[k] += *grad;
+    const float sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    update_number(b, rule, b.at(first ? kBias1 : kBias2) + j, first ? b.units : static_cast<int>(b.net.out), sum);
   }
-}
-__device__ __forceinline__ void update_biases(const Block& b, int64_t step) {
-  update_bias(b, step, kB1, kBias1, kGradZ, b.plan.unit_stride, b.units);
-  update_bias(b, step, kB2, kBias2, kGradY, b.plan.out_stride, static_cast<int>(b.net.out));
 }
 
 // The weights that the block holds, from grad_z, grad_y, x and h.
 template <bool kRounded>
-__device__ __forceinline__ void update_weights(const Block& b, int pieces, const float* x, int64_t step) {
+__device__ __forceinline__ void update_weights(const Block& b, int pieces, const float* x, int step) {
   Updater updater(b, step);
 #pragma unroll 1
   for (int i = b.warp; i < pieces; i += kClusterWarps) {
