@@ -305,7 +305,8 @@ class PyEngine {
 template <class T, template <class> class Backend>
 py::class_<PyEngine<T, Backend>> bind_engine_class(py::module_& m, const char* name, const KnownNames& known) {
   using E = PyEngine<T, Backend>;
-  return py::class_<E>(m, name)
+  return py::class_<E>(m, name, py::module_local())  // an emulated module may stand beside the real one
+
       .def(py::init([known](const py::dict& config) { return std::make_unique<E>(config, known); }))
       .def("load", &E::load)
       .def("store", &E::store)

@@ -155,7 +155,7 @@ template <>
 void take_steps_in_cluster(const Steps<float>& s, const Launch& launch) {
   const ClusterTask task{s, plan_cluster(s, launch.device)};
   const auto kernel = s.training.bfloat16_compute ? cluster_kernel<true> : cluster_kernel<false>;
-  start(kernel, task, task.plan.blocks, kBlockThreads, task.plan.shared_bytes, task.plan.blocks, launch);
+  start_cluster(kernel, task, kBlockThreads, task.plan.shared_bytes, task.plan.blocks, launch);
 }
 template <>
 void take_steps_in_cluster(const Steps<double>&, const Launch&) {}

@@ -65,57 +65,57 @@ __device__ __forceinline__ void for_each_pair(const float (&sums)[kM][kN][4], F&
         f(16 * m + 8 * half + lane / 4, 8 * j + lane % 4 * 2, Pair{{sums[m][j][2 * half], sums[m][j][2 * half + 1]}});
 }
 
+constexpr int kTogether = 64;  // of k that tensor cores add up on their own: they round every sum towards 0
+
 // sums = a b over [k0, k1); false if a sum is not a finite number. Then it need not be what it should be, as an
 // infinite factor's parts are infinite and not a number: see `dot`.
 template <Parts kA, Parts kB, int kM, int kN, class A, class B>
 __device__ __forceinline__ bool multiply(float (&sums)[kM][kN][4], const A& a, const B& b, int k0, int k1) {
-  constexpr bool kApart = kA != Parts::kRounded && kM * kN <= 4;  // few sums would wait for each other
+  constexpr bool kApart = kA != Parts::kRounded && kM * kN < 4;  // few sums would wait for each other
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  float rest[kM][kN][4] = {};
-#pragma unroll
-  for (int m = 0; m < kM; ++m)
-#pragma unroll
-    for (int j = 0; j < kN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[m][j][e] = 0;
-
-#pragma unroll 1
-  for (int k = k0; k < k1; k += 8) {
-    uint32_t left[kM][4], left_low[kM][4], right[kN][2], right_low[kN][2];
+  const auto each = [&](auto&& f) {
 #pragma unroll
     for (int m = 0; m < kM; ++m)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint32_t high[2], low[2] = {};
-        split<kA>(a.at(16 * m + 8 * half + g, k, t), high, low);
+      for (int j = 0; j < kN; ++j) f(m, j);
+  };
+  const auto each_sum = [&](auto&& f) {
+    each([&](int m, int j) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) left[m][2 * i + half] = high[i], left_low[m][2 * i + half] = low[i];
-      }
-#pragma unroll
-    for (int j = 0; j < kN; ++j) split<kB>(b.at(8 * j + g, k, t), right[j], right_low[j]);
+      for (int e = 0; e < 4; ++e) f(m, j, e);
+    });
+  };
+  each_sum([&](int m, int j, int e) { sums[m][j][e] = 0; });
 
-    const auto each = [&](auto&& f) {
+#pragma unroll 1
+  for (int begin = k0; begin < k1; begin += kTogether) {
+    const int end = min(begin + kTogether, k1);
+    float some[kM][kN][4] = {}, rest[kM][kN][4] = {};
+#pragma unroll 1
+    for (int k = begin; k < end; k += 8) {
+      uint32_t left[kM][4], left_low[kM][4], right[kN][2], right_low[kN][2];
 #pragma unroll
       for (int m = 0; m < kM; ++m)
 #pragma unroll
-        for (int j = 0; j < kN; ++j) f(m, j);
-    };
-    if constexpr (kA == Parts::kTwo)
-      each([&](int m, int j) { mma_tf32((kApart ? rest : sums)[m][j], left_low[m], right[j]); });
-    if constexpr (kB == Parts::kTwo)
-      each([&](int m, int j) { mma_tf32((kApart ? rest : sums)[m][j], left[m], right_low[j]); });
-    each([&](int m, int j) { mma_tf32(sums[m][j], left[m], right[j]); });
+        for (int half = 0; half < 2; ++half) {
+          uint32_t high[2], low[2] = {};
+          split<kA>(a.at(16 * m + 8 * half + g, k, t), high, low);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) left[m][2 * i + half] = high[i], left_low[m][2 * i + half] = low[i];
+        }
+#pragma unroll
+      for (int j = 0; j < kN; ++j) split<kB>(b.at(8 * j + g, k, t), right[j], right_low[j]);
+
+      if constexpr (kA == Parts::kTwo)
+        each([&](int m, int j) { mma_tf32((kApart ? rest : some)[m][j], left_low[m], right[j]); });
+      if constexpr (kB == Parts::kTwo)
+        each([&](int m, int j) { mma_tf32((kApart ? rest : some)[m][j], left[m], right_low[j]); });
+      each([&](int m, int j) { mma_tf32(some[m][j], left[m], right[j]); });
+    }
+    each_sum([&](int m, int j, int e) { sums[m][j][e] += kApart ? some[m][j][e] + rest[m][j][e] : some[m][j][e]; });
   }
   float zero[4] = {};
-#pragma unroll
-  for (int m = 0; m < kM; ++m)
-#pragma unroll
-    for (int j = 0; j < kN; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        if constexpr (kApart) sums[m][j][e] += rest[m][j][e];
-        zero[e] = fma(sums[m][j][e], 0.0f, zero[e]);
-      }
+  each_sum([&](int m, int j, int e) { zero[e] = fma(sums[m][j][e], 0.0f, zero[e]); });
   return kA == Parts::kRounded || !__any_sync(0xffffffffu, (zero[0] + zero[1]) + (zero[2] + zero[3]) != 0);
 }
 

@@ -168,6 +168,7 @@ struct Fiber {
 
 Context scheduler;
 Fiber* running = nullptr;
+bool launched_as_clusters = false;
 const std::function<void()>* body = nullptr;
 std::vector<Block> blocks;
 Barrier cluster;
@@ -369,6 +370,7 @@ void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival) {
 }
 
 void send(void* shared, int rank, const void* value, size_t bytes, uint64_t* arrival) {
+  if (!launched_as_clusters) fail("something is sent by a kernel that was not launched as a cluster");
   char* const mine = running->block->shared.get();
   char* const there = shared_memory(rank);
   const auto moved = [&](void* place) { return there + (static_cast<char*>(place) - mine); };
@@ -411,6 +413,7 @@ bool run(const Grid& grid, const std::function<void()>& thread_body) {
   static std::mutex device;
   const std::lock_guard<std::mutex> alone(device);
   body = &thread_body;
+  launched_as_clusters = grid.is_cluster;
   std::mt19937_64 random(settings.seed);
   const size_t clusters = grid.blocks / grid.cluster, last = static_cast<size_t>(settings.last_clusters);
   std::vector<unsigned> order(last == 0 ? clusters : std::min(last, clusters));

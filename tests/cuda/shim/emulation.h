@@ -51,6 +51,7 @@ struct Grid {
   unsigned blocks, threads;
   size_t shared_bytes;
   int cluster;
+  bool is_cluster = false;  // launched as clusters, be it of one block: without it nothing can be sent
 };
 // Runs the body in every thread. False: a device would refuse the launch. Threads of the process take turns.
 bool run(const Grid& grid, const std::function<void()>& body);

@@ -2,6 +2,9 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "cuda/device/convert.cuh"
 
 namespace twolayer::cuda {
@@ -11,9 +14,26 @@ struct MmaRegisters {
   float d[4];
 };
 
+// The sum of a few numbers as tensor cores make it: of each, what is below the last bits of the largest is lost, and so
+// it is of the sum.
+template <int kCount>
+float sum_of_products(const double (&numbers)[kCount]) {
+  constexpr int kBits = 24;  // of the largest, after its first
+  int top = -1000;
+  for (const double number : numbers)
+    if (number != 0 && std::isfinite(number)) top = std::max(top, std::ilogb(number));
+  double sum = 0;
+  for (const double number : numbers)
+    sum += std::isfinite(number) ? std::ldexp(std::trunc(std::ldexp(number, kBits - top)), top - kBits) : number;
+  const float nearest = static_cast<float>(sum);
+  const bool is_beyond = std::fabs(static_cast<double>(nearest)) > std::fabs(sum);
+  return is_beyond && !std::isinf(nearest) ? std::nextafter(nearest, 0.0f) : nearest;
+}
+
 // d += a b, of factors whose row i, or column i, has its numbers of k at a(i, k) and b(i, k).
 template <int kDepth, class A, class B>
 void multiply_lanes(const MmaRegisters* in, MmaRegisters* out, A&& a, B&& b) {
+  constexpr int kAtOnce = 4;  // products that are added to a sum
   float left[16][kDepth], right[8][kDepth];
   for (int k = 0; k < kDepth; ++k) {
     for (int i = 0; i < 16; ++i) left[i][k] = a(i, k);
@@ -22,9 +42,13 @@ void multiply_lanes(const MmaRegisters* in, MmaRegisters* out, A&& a, B&& b) {
   for (int lane = 0; lane < 32; ++lane)
     for (int e = 0; e < 4; ++e) {
       const int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
-      double sum = in[lane].d[e];
-      for (int k = 0; k < kDepth; ++k) sum += static_cast<double>(left[row][k]) * right[column][k];
-      out[lane].d[e] = static_cast<float>(sum);
+      float sum = in[lane].d[e];
+      for (int k = 0; k < kDepth; k += kAtOnce) {
+        double numbers[kAtOnce + 1] = {static_cast<double>(sum)};
+        for (int i = 0; i < kAtOnce; ++i) numbers[1 + i] = static_cast<double>(left[row][k + i]) * right[column][k + i];
+        sum = sum_of_products(numbers);
+      }
+      out[lane].d[e] = sum;
     }
 }
 
