@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ... import _cuda_ops, _native
 from ..._tensors import IDS, empty_gradients
-from .clock import Run
+from .clock import Clock, Run
 from .plan import MNIST, Plan, Result
-from .programs import COMPILED, EAGER, OURS, PRECISIONS, PROGRAMS, Contest, Net, Shape, captured, tf32_as
+from .programs import COMPILED, EAGER, OURS, PRECISIONS, PROGRAMS, Contest, Net, captured, tf32_as
 from .training import fit
 
 WITHOUT_COMPILE = tuple(name for name in PROGRAMS if name != COMPILED)
