@@ -139,6 +139,9 @@ struct SparseRow {
 };
 
 enum class Storage { kFloat32, kFloat64, kBFloat16, kUInt8 };
+constexpr int64_t storage_bytes(Storage storage) {
+  return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
+}
 
 // How the rows of a batch become rows of T. Where they are that already, nothing is copied.
 struct GatherOptions {

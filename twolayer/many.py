@@ -209,7 +209,7 @@ class _Team:
             self._events.put(_Question(net, epoch, history, answer))
             while True:
                 try:
-                    return answer.get(timeout=_WAIT)
+                    return answer.get(timeout=_WAIT / 4)
                 except Empty:
                     self._check()
 
@@ -229,14 +229,14 @@ class _Team:
             for thread in threads:
                 thread.start()
             self._listen(line)
+            for thread in threads:
+                thread.join()
         except KeyboardInterrupt as interrupt:
             self._stop(threads)
             raise TrainingInterrupted(*histories) from interrupt
         except BaseException:
             self._stop(threads)
             raise
-        for thread in threads:
-            thread.join()
         if self._not_finite:
             net = min(self._not_finite)
             raise self._not_finite[net].among(net, histories) from self._not_finite[net]

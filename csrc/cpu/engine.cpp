@@ -23,10 +23,6 @@ constexpr int64_t kSpreadFrom = 8;       // rows per hidden unit from which on i
 constexpr int64_t kReadAhead = 1 << 20;  // bytes of the next batch that stay in cache until they are used
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
-constexpr int64_t storage_bytes(Storage storage) {
-  return storage == Storage::kFloat64 ? 8 : storage == Storage::kFloat32 ? 4 : storage == Storage::kBFloat16 ? 2 : 1;
-}
-
 }  // namespace
 
 template <class T>

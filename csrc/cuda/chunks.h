@@ -21,15 +21,18 @@ class Pace {
     const double most = kGrowth * static_cast<double>(last_);
     return wanted < 1 ? 1 : static_cast<int64_t>(wanted < most ? wanted : most);
   }
+  // Whether a chunk's time is so well known that another may wait behind it.
+  bool is_known() const { return seconds_per_row_ != 0 && last_seconds_ < 2 * kSeconds; }
   void note(int64_t steps, int64_t rows_per_step, double seconds) {
     if (seconds > 0) seconds_per_row_ = seconds / static_cast<double>(steps * rows_per_step);
     last_ = steps > last_ ? steps : last_;
+    last_seconds_ = seconds;
   }
 
  private:
   static constexpr double kSeconds = 0.012;
-  static constexpr int64_t kFirst = 2, kGrowth = 8;
-  double seconds_per_row_ = 0;
+  static constexpr int64_t kFirst = 1, kGrowth = 8;
+  double seconds_per_row_ = 0, last_seconds_ = 0;
   int64_t last_ = kFirst;
 };
 
@@ -69,7 +72,8 @@ class Chunks {
     Progress made{};
     mark(0, stream);
     while (true) {
-      while (!poller.stopped() && !made.ended && launched < count && chunks_launched < chunks_done + kInFlight) {
+      while (!poller.stopped() && !made.ended && launched < count &&
+             chunks_launched < chunks_done + (pace.is_known() ? kInFlight : 1)) {
         int64_t steps = pace.chunk(rows_per_step);
         if (steps > count - launched) steps = count - launched;
         launch(launched, steps);

@@ -2,12 +2,12 @@
 #include "cuda/cluster/plan.h"
 #include "cuda/cluster/steps.cuh"
 #include "cuda/launch.h"
+#include "cuda/plan.h"
 
 namespace twolayer::cuda {
 namespace {
 
-int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-int64_t share_of(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
+int64_t up_to(int64_t n, int64_t multiple) { return ceil_div(n, multiple) * multiple; }
 
 // The least stride of at least n numbers that warp products want: 8 or 24 modulo 32.
 int stride_of(int64_t n) { return static_cast<int>(up_to(n - 8, 16) + 8); }
@@ -17,10 +17,6 @@ int lanes_for(int64_t n) {
   int exponent = 0;
   while (exponent < 9 && int64_t{1} << exponent < n) ++exponent;
   return exponent;
-}
-
-int bytes_of(Storage storage) {
-  return storage == Storage::kUInt8 ? 1 : storage == Storage::kBFloat16 ? 2 : storage == Storage::kFloat32 ? 4 : 8;
 }
 
 // The most of 16, 8, 4, … bytes of which every row's address is a multiple, and of which `columns` are a whole number.
@@ -39,17 +35,17 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   ClusterPlan plan;
   plan.blocks = unit_groups * column_groups;
   plan.unit_groups = unit_groups, plan.column_groups = column_groups;
-  plan.units = static_cast<int>(share_of(net.hidden, unit_groups));
-  const int number = bytes_of(e.storage);
-  plan.columns = static_cast<int>(up_to(share_of(net.in, column_groups), number == 1 ? 16 : 8));
+  plan.units = static_cast<int>(ceil_div(net.hidden, unit_groups));
+  const int number = plan.number_bytes = static_cast<int>(storage_bytes(e.storage));
+  plan.columns = static_cast<int>(up_to(ceil_div(net.in, column_groups), number == 1 ? 16 : 8));
   plan.batch = static_cast<int>(up_to(rows_of_batch(s), 16));
-  plan.own_rows = static_cast<int>(up_to(share_of(plan.batch, column_groups), 16));
+  plan.own_rows = static_cast<int>(up_to(ceil_div(plan.batch, column_groups), 16));
   const int tiles = plan.batch / 16;
-  const int tasks = tiles * static_cast<int>(share_of(plan.units, 32));
+  const int tasks = tiles * static_cast<int>(ceil_div(plan.units, 32));
   plan.parts = tasks < kClusterWarps ? kClusterWarps / tasks : 1;
   plan.forward_tasks = tasks * plan.parts;
-  plan.pieces = static_cast<int>(share_of(plan.units, 32) * share_of(plan.columns, kPieceColumns) +
-                                 share_of(net.out, 32) * share_of(plan.units, kPieceColumns));
+  plan.pieces = static_cast<int>(ceil_div(plan.units, 32) * ceil_div(plan.columns, kPieceColumns) +
+                                 ceil_div(net.out, 32) * ceil_div(plan.units, kPieceColumns));
   for (int i = 0; i < Learned<float>::kStates; ++i)
     for (const Learned<float>& p : net.parameters)
       if (p.state[i]) plan.states = i + 1;
@@ -68,8 +64,8 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   plan.has_b1 = net.parameters[kB1].value, plan.has_b2 = net.parameters[kB2].value;
   plan.drops = net.dropout > 0, plan.kept = static_cast<float>(1 / (1 - net.dropout));
   plan.drop_threshold = static_cast<uint32_t>(net.dropout * 4294967296.0);
-  plan.copy_lanes = lanes_for(share_of(plan.columns * number, plan.access < 4 ? 1 : plan.access));
-  plan.convert_lanes = lanes_for(share_of(plan.columns, 8));
+  plan.copy_lanes = lanes_for(ceil_div(plan.columns * number, plan.access < 4 ? 1 : plan.access));
+  plan.convert_lanes = lanes_for(ceil_div(plan.columns, 8));
   plan.saves_input = saves_input(net.activation);
   plan.loss_per_row = static_cast<double>(loss_per_row(net.loss, net.out));
   plan.rule_bytes = static_cast<int>(rule_bytes<float>(net.optimizer));
@@ -87,15 +83,15 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   place(kBias2, kept * net.out);
   place(kZ, column_groups * plan.parts * own_rows * plan.unit_stride);
   place(kSaved, own_rows * plan.unit_stride);
+  place(kY, 2 * unit_groups * own_rows * plan.out_stride);
   place(kH, batch * plan.unit_stride);
   place(kGradZ, batch * plan.unit_stride);
-  place(kY, 2 * unit_groups * own_rows * plan.out_stride);
   place(kGradY, batch * plan.out_stride);
+  place(kNothing, 32);
   place(kTarget, e.values ? 2 * own_rows * plan.out_stride : 0);
   place(kRowLoss, batch);
   place(kRowWeight, 2 * batch);
   place(kScale, 2);
-  place(kNothing, 1 << 9);
   place(kLabel, 2 * batch);
   place(kRow, 2 * batch, sizeof(int64_t));
   place(kDivisor, 2, sizeof(double));
@@ -112,8 +108,8 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
 // About how many cycles a step takes: products, by tiles of 16 × 8 × 8 on tensor cores, and meetings.
 double cycles(const ClusterPlan& plan) {
   constexpr double kTile = 5, kMeeting = 700;
-  const auto rounds = [](int64_t tasks) { return static_cast<double>(share_of(tasks, kClusterWarps)); };
-  const int64_t across = share_of(plan.units, 32), k8 = share_of(plan.columns / 8, plan.parts);
+  const auto rounds = [](int64_t tasks) { return static_cast<double>(ceil_div(tasks, kClusterWarps)); };
+  const int64_t across = ceil_div(plan.units, 32), k8 = ceil_div(plan.columns / 8, plan.parts);
   const double forward = rounds(plan.batch / 16 * plan.parts * across) * static_cast<double>(4 * k8);
   const double backward = rounds(plan.pieces) * plan.batch / 2;  // 4 tiles for each 8 rows
   const int meetings = (plan.column_groups > 1 ? 2 : 0) + (plan.unit_groups > 1 ? 1 : 0);
@@ -141,6 +137,13 @@ ClusterPlan plan_cluster(const Steps<float>& s, const Device& device) {
 }
 
 }  // namespace
+
+int largest_cluster(const Device& device) {
+  int blocks = device.capability < 90 ? 1 : 16;
+  while (blocks > 1 && !has_room_for_cluster(cluster_kernel<false>, kBlockThreads, device.shared_bytes, blocks, device))
+    blocks /= 2;
+  return blocks;
+}
 
 template <>
 int cluster_blocks(const Steps<float>& s, const Device& device) {

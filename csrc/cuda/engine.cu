@@ -150,9 +150,18 @@ struct Engine<T>::Impl {
     rules.send(count * bytes, stream);
   }
 
+  // Whatever ends a call, nothing of it may be under way when the caller goes on with its memory.
+  struct Quiet {
+    const Stream& stream;
+    ~Quiet() {
+      if (cudaStreamSynchronize(stream.get()) != cudaSuccess) cudaGetLastError();
+    }
+  };
+
   RunResult run(const Examples<T>& rows, const Stretch& stretch, Poll poll, void* after) {
     if (stretch.steps == 0) return {};
     const OnDevice current(device);
+    const Quiet quiet{stream};
     wait_for(after);
     Steps<T> s = steps_on(rows, stretch.order, stretch.batch_size);
     s.first_step = stretch.first_step, s.steps = stretch.steps, s.steps_before = steps;
@@ -215,6 +224,7 @@ struct Engine<T>::Impl {
 
   Evaluation evaluate(const Examples<T>& rows, const Order& asked, Poll poll, void* after) {
     const OnDevice current(device);
+    const Quiet quiet{stream};
     wait_for(after);
     const int64_t wanted = kEvaluatedNumbers / (training.in + 2 * training.hidden + training.out);
     Steps<T> s = steps_on(rows, asked, std::clamp<int64_t>(wanted, 1, kMostEvaluated));

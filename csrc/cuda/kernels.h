@@ -15,7 +15,7 @@ struct Device {
   int multiprocessors = 0;
   int shared_bytes = 0;  // the most that a block can ask for
   int capability = 0;    // 10 major + minor; of the code that runs on it, where that was compiled for less
-  int cluster = 1;       // the most blocks of a cluster
+  int cluster = 1;       // the most blocks of a cluster that trains a net
 };
 
 struct Launch {

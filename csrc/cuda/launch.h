@@ -8,27 +8,49 @@
 
 namespace twolayer::cuda {
 
+// What says that a launch is in clusters.
+struct ClusterConfig {
+  cudaLaunchAttribute attribute{};
+  cudaLaunchConfig_t config{};
+
+  template <class Params>
+  ClusterConfig(void (*kernel)(Params), int64_t blocks, int threads, int64_t shared_bytes, int cluster,
+                const Device& device) {
+    constexpr int64_t kWithoutAsking = 48 << 10;
+    if (shared_bytes > kWithoutAsking)  // always for the same, since other threads launch the same kernel
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes);
+    constexpr int kPortable = 8;  // blocks of a cluster that every device with clusters takes
+    if (cluster > kPortable) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    config.gridDim = dim3(blocks < int64_t{1} << 31 ? static_cast<unsigned>(blocks) : 0);  // 0 is refused
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.attrs = &attribute;
+    config.numAttrs = cluster > 0 ? 1 : 0;
+  }
+  ClusterConfig(const ClusterConfig&) = delete;
+  ClusterConfig& operator=(const ClusterConfig&) = delete;
+};
+
 // kernel<<<blocks, threads, shared_bytes, launch.stream>>>(params), in clusters of so many blocks; 0: in none.
 template <class Params>
 void start_in_clusters(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes,
                        int cluster, const Launch& launch) {
   if (blocks == 0) return;
-  constexpr int64_t kWithoutAsking = 48 << 10;
-  if (shared_bytes > kWithoutAsking)  // always for the same, since other threads launch the same kernel
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, launch.device.shared_bytes);
-  constexpr int kPortable = 8;  // blocks of a cluster that every device with clusters takes
-  if (cluster > kPortable) cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks < int64_t{1} << 31 ? static_cast<unsigned>(blocks) : 0);  // 0 is refused
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = static_cast<cudaStream_t>(launch.stream);
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 0 ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, params);
+  ClusterConfig how(kernel, blocks, threads, shared_bytes, cluster, launch.device);
+  how.config.stream = static_cast<cudaStream_t>(launch.stream);
+  cudaLaunchKernelEx(&how.config, kernel, params);
+}
+
+// Whether the current device has room for a cluster of so many blocks.
+template <class Params>
+bool has_room_for_cluster(void (*kernel)(Params), int threads, int64_t shared_bytes, int blocks, const Device& device) {
+  const ClusterConfig how(kernel, blocks, threads, shared_bytes, blocks, device);
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &how.config) == cudaSuccess) return clusters > 0;
+  cudaGetLastError();
+  return false;
 }
 
 // The same for a kernel that does without what clusters have where `cluster` is 1.

@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#include "cuda/kernels.h"
+#include "cuda/train.h"
 
 namespace twolayer::cuda {
 namespace {
@@ -48,7 +48,7 @@ Device read_device(int index) {
   if (cudaFuncGetAttributes(&code, probe) != cudaSuccess) cudaGetLastError();  // there is no code for it
   Device device{read(cudaDevAttrMultiProcessorCount), read(cudaDevAttrMaxSharedMemoryPerBlockOptin),
                 code.ptxVersion < capability ? code.ptxVersion : capability};
-  if (device.capability >= 90) device.cluster = device.capability < 120 ? 16 : 8;  // the large chips, the small ones
+  device.cluster = largest_cluster(device);
   return device;
 }
 

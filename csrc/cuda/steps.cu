@@ -40,17 +40,6 @@ class Bump {
   int64_t bytes_ = 0;
 };
 
-int64_t loss_per_row(int loss, int64_t out) {
-  switch (loss) {
-#define TWOLAYER_CASE(number, Name) \
-  case number:                      \
-    return Name::per_row(out);
-    TWOLAYER_LOSSES(TWOLAYER_CASE)
-#undef TWOLAYER_CASE
-  }
-  return 0;
-}
-
 template <class T, class F>
 struct StepPlan {
   StepTask<T, F> task{};

@@ -88,6 +88,9 @@ bool uses_state(int optimizer, const OptimizerOptions& options, int state);
 
 // ---- All steps in one launch: one cluster of blocks that holds the net in shared memory.
 
+// The most blocks of a cluster of ours that the current device, which is this one, can run.
+int largest_cluster(const Device&);
+
 // The blocks of the cluster that would hold it; 0: one launch cannot hold this net at this batch size.
 template <class T>
 int cluster_blocks(const Steps<T>&, const Device&);

@@ -53,10 +53,6 @@ __device__ __forceinline__ void prepare_step(const Block& b, int step) {
     b.at<uint32_t>(kRule)[slot * b.plan.rule_bytes / 4 + i] = reinterpret_cast<const uint32_t*>(rule)[i];
 }
 
-__device__ __forceinline__ int bytes_per_number(Storage storage) {
-  return storage == Storage::kUInt8 ? 1 : storage == Storage::kBFloat16 ? 2 : storage == Storage::kFloat32 ? 4 : 8;
-}
-
 // Rows of `width` bytes, `stride` apart: of each that is there `valid` bytes, then zeros.
 template <int kBytes>
 __device__ __forceinline__ void copy_rows(const Block& b, const int64_t* rows, const char* from, char* to, int stride,
@@ -88,7 +84,7 @@ struct Copies {
 
   __device__ __forceinline__ Copies(const Block& b, int step) {
     const Examples<float>& e = b.s.examples;
-    const int slot = step & 1, number = bytes_per_number(e.storage);
+    const int slot = step & 1, number = b.plan.number_bytes;
     rows = b.at<int64_t>(kRow) + slot * b.plan.batch;
     stride = b.plan.raw_stride ? b.plan.raw_stride : b.plan.column_stride * number;
     width = b.plan.columns * number, valid = b.columns * number;
@@ -97,7 +93,7 @@ struct Copies {
   }
 };
 
-// Starts to copy the rows of a step where the copy engine cannot; by all warps that compute.
+// Starts to copy a step's rows where the copy engine cannot; by all warps that compute.
 __device__ __forceinline__ void start_copies(const Block& b, int step) {
   if (b.plan.in_bulk || step >= b.s.steps) return;
   const Copies c(b, step);
@@ -122,7 +118,8 @@ __device__ __forceinline__ void announce_step(const Block& b, int step) {
   announce(b.arrival(kGradients, step), plan.batch * (2 * units8 + out + 1) * bytes);  // h, grad_z; grad_y; loss
 }
 
-// The same where it can; and where targets are values, starts to copy those of the block's own rows. By one warp.
+// Starts to copy a step's rows where the copy engine can; and where targets are values, those of the block's own rows.
+// By one warp.
 __device__ __forceinline__ void serve_copies(const Block& b, int step) {
   if (step >= b.s.steps) return;
   const Examples<float>& e = b.s.examples;

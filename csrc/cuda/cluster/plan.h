@@ -24,15 +24,15 @@ enum Array {
   kBias2,      // (1 + states, out)
   kZ,          // (column_groups · parts, own_rows, unit_stride) what others found of the hidden layer's inputs
   kSaved,      // (own_rows, unit_stride)
+  kY,          // (2, unit_groups, own_rows, out_stride) what others found of the outputs
   kH,          // (batch, unit_stride)
   kGradZ,      // (batch, unit_stride)
-  kY,          // (2, unit_groups, own_rows, out_stride) what others found of the outputs
   kGradY,      // (batch, out_stride)
+  kNothing,    // zeros: a piece of a gradient has 32 rows and 16 columns, and its factors are read as if they had
   kTarget,     // (2, own_rows, out_stride), where targets are values
   kRowLoss,    // (batch)
   kRowWeight,  // (2, batch)
   kScale,      // (2) the divisor of the loss, as a float
-  kNothing,    // products over whole tiles read a little beyond a factor, into what are finite numbers up to here
   kLabel,      // (2, batch) int32; −1: there is none, −2: the row counts for nothing
   kRow,        // (2, batch) int64: which of the examples; −1: the batch has ended
   kDivisor,    // (2) double
@@ -69,6 +69,7 @@ struct ClusterPlan {
   int states = 0;                     // one more than the last that the optimiser keeps
   int column_stride = 0, unit_stride = 0, out_stride = 0;
   int raw_stride = 0;       // 0: rows are copied into x itself
+  int number_bytes = 0;     // of a number as it is stored
   int access = 0;           // bytes that copies of rows can take at a time: 16, 8, 4, or less
   bool x_is_exact = false;  // x holds numbers of few bits, as they are stored; the products take their scale
   float x_scale = 1;        // what products of x are multiplied by

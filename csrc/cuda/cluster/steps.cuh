@@ -73,7 +73,8 @@ __device__ __forceinline__ int list_forward_tasks(const Block& b) {
 template <Parts kX, Parts kW, int kN>
 __device__ __forceinline__ void multiply_inputs(const Block& b, const float* x, const ForwardTask& task, int step) {
   const int stride = b.plan.unit_stride;
-  const Along left{x + task.x, b.plan.column_stride}, right{b.at(kWeight1) + task.weight, b.plan.column_stride};
+  const Along left{x + task.x, b.plan.column_stride};
+  const AlongUpTo right{{b.at(kWeight1) + task.weight, b.plan.column_stride}, task.units - 1};
   const There there(b.at(kZ) + task.z, b.unit_group * b.plan.column_groups + task.owner, b.arrival(kSums, step));
   float sums[1][kN][4];
   if (multiply<kX, kW>(sums, left, right, task.k0, task.k1))
@@ -194,6 +195,7 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int step, int
       if (lane < out) b.to_unit_group(grad + lane, factor<kRounded>(z), there);
     } else {
       for (int j = lane; j < out; j += kLanes) grad[j] = output(row, j);
+      __syncwarp();  // a row's outputs are there for all its lanes
       with_loss(b.net.loss, [&](auto loss) {
         row_loss = loss_of_row<kLanes>(loss, b.net.loss_options, out, target, divisor, grad);
       });
@@ -268,7 +270,8 @@ __device__ __forceinline__ void note_loss(const Block& b, int step, double share
 //
 // No block waits for another but for what it sends. None overwrites what another still reads: to send what belongs to
 // a step, it needs what the other sends when it has read the same of the step before; and outputs, which unit groups
-// exchange, have a place for every other step.
+// exchange, have a place for every other step. A block without rows of its own sends sums alone, and is held to by
+// them.
 template <bool kRounded>
 __device__ __forceinline__ bool compute_step(const Block& b, int tasks, int pieces, int step) {
   const float* const x = x_of(b, step);
@@ -278,6 +281,7 @@ __device__ __forceinline__ bool compute_step(const Block& b, int tasks, int piec
   b.wait_for(kSums, step);
   complete_hidden<kRounded>(b, step, rows);
   b.wait_for(kOutputs, step);
+  some_threads_barrier<kClusterThreads>();  // what its own warps keep of its rows is there
   complete_gradients<kRounded>(b, step, rows);
   b.wait_for(kGradients, step);
   if (b.s.stop_if_not_finite && !has_finite_loss(b)) return true;

@@ -70,7 +70,7 @@ __device__ __forceinline__ T loss_of_row(Loss, const LossOptions& options, int o
       for (int j = lane; target.counts && j < out; j += kLanes) {
         const T t = wanted(j);
         target_total += t;
-        if (t != 0) target_dot_z += t * (z[j] - highest);
+        target_dot_z += t * (z[j] - highest);
       }
       target_total = sum_of_lanes<kLanes>(target_total);
       target_dot_z = sum_of_lanes<kLanes>(target_dot_z);
@@ -117,7 +117,7 @@ __device__ __forceinline__ T loss_of_short_row(Loss, const LossOptions& options,
       wanted = given * (1 - smoothing) + even;
       if (target.class_weight && is_there) wanted *= target.class_weight[lane];
       target_total = sum_of_lanes<kLanes>(is_there ? wanted : T(0));
-      target_dot_z = sum_of_lanes<kLanes>(is_there && wanted != 0 ? wanted * distance : T(0));
+      target_dot_z = sum_of_lanes<kLanes>(is_there ? wanted * distance : T(0));
     } else {  // a class; its distance stands in one lane
       const int first = threadIdx.x % 32 & ~(kLanes - 1), label = static_cast<int>(target.label);
       target_dot_z = __shfl_sync(0xffffffffu, distance, target.counts ? first + label : first);

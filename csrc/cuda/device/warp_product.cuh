@@ -20,6 +20,10 @@ struct Along {  // memory runs along k: neighbours
   }
   __device__ __forceinline__ float number(int i, int k) const { return data[i * stride + k]; }
 };
+struct AlongUpTo : Along {  // the same, of rows up to `last`, which stands in for those beyond
+  int last;
+  __device__ __forceinline__ Pair at(int i, int k, int t) const { return Along::at(i < last ? i : last, k, t); }
+};
 struct Across {  // memory runs along i: four apart
   const float* data;
   int stride;

@@ -169,6 +169,7 @@ struct Fiber {
 Context scheduler;
 Fiber* running = nullptr;
 bool launched_as_clusters = false;
+std::mt19937 earliness;  // decides what arrives before it is waited for
 const std::function<void()>* body = nullptr;
 std::vector<Block> blocks;
 Barrier cluster;
@@ -291,6 +292,9 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
     std::erase_if(waiting, [](const Fiber* fiber) { return fiber->ended; });
   }
   running = nullptr;
+  for (const Block& block : blocks)
+    for (const auto& [place, arrivals] : block.arrivals)
+      if (arrivals.announced || arrivals.coming) fail("a kernel ended before something arrived");
   for (size_t i = 0; i < count; ++i) counts.barriers = std::max(counts.barriers, fibers[i].barriers);
 }
 
@@ -375,10 +379,14 @@ void send(void* shared, int rank, const void* value, size_t bytes, uint64_t* arr
   char* const there = shared_memory(rank);
   const auto moved = [&](void* place) { return there + (static_cast<char*>(place) - mine); };
   Arrivals& a = arrivals_at(blocks[rank], reinterpret_cast<uint64_t*>(moved(arrival)));
+  a.coming += bytes;
+  if (earliness() % 2) {  // at once; the others when they are waited for
+    std::memcpy(moved(shared), value, bytes);
+    return;
+  }
   Delivery delivery{moved(shared), nullptr, {}, bytes};
   std::memcpy(delivery.value.data(), value, bytes);
   a.deliveries.push_back(delivery);
-  a.coming += bytes;
 }
 
 void wait_for_arrival(uint64_t* arrival, int parity) {
@@ -414,6 +422,7 @@ bool run(const Grid& grid, const std::function<void()>& thread_body) {
   const std::lock_guard<std::mutex> alone(device);
   body = &thread_body;
   launched_as_clusters = grid.is_cluster;
+  earliness.seed(static_cast<unsigned>(settings.seed));
   std::mt19937_64 random(settings.seed);
   const size_t clusters = grid.blocks / grid.cluster, last = static_cast<size_t>(settings.last_clusters);
   std::vector<unsigned> order(last == 0 ? clusters : std::min(last, clusters));

@@ -20,6 +20,11 @@ void start_in_clusters(void (*kernel)(Params), const Params& params, int64_t blo
 }
 
 template <class Params>
+bool has_room_for_cluster(void (*)(Params), int, int64_t, int, const Device&) {
+  return true;
+}
+
+template <class Params>
 void start(void (*kernel)(Params), const Params& params, int64_t blocks, int threads, int64_t shared_bytes, int cluster,
            const Launch& launch) {
   start_in_clusters(kernel, params, blocks, threads, shared_bytes, cluster > 1 ? cluster : 0, launch);
