@@ -38,7 +38,7 @@ void commit_copies();
 void wait_for_copies(size_t groups);
 
 // What arrives at a barrier of a block, when all that was announced for a phase is on its way and a thread waits for
-// it.
+// it; but what is sent with an odd seed is there at once, so that it shows who overwrites what is still read.
 void prepare_arrival(uint64_t* arrival);
 void announce(uint64_t* arrival, size_t bytes);
 void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival);
