@@ -281,8 +281,12 @@ def test_a_huge_or_infinite_number(place, number, inputs, activation, loss, crow
 BITS = spread(Run("mse", "adam", "gelu", {**EVERYTHING, "penalty_per_row": True}, weighted=("rows",)), rows=5 * 33 + 1)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("run", [BITS, plain(20, 61, 50, 17)], ids=["2 × 2", "8 × 2"])
+@pytest.mark.parametrize("seed", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "run",
+    [BITS, spread(Run(), rows=20 * 33), plain(20, 61, 50, 17)],
+    ids=["2 × 2, which meet in every step", "2 × 2", "8 × 2"],
+)
 def test_the_order_of_blocks_and_threads_makes_no_difference(run, seed, emulated_cuda):
     data, make = make_data(run, np.float32), functools.partial(DeviceEngine, emulated_cuda, "cpu")
     outcomes = []

@@ -276,9 +276,13 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
   std::vector<Fiber*> waiting(count);
   for (size_t i = 0; i < count; ++i) waiting[i] = &fibers[i];
   std::shuffle(waiting.begin(), waiting.end(), random);
-  while (!waiting.empty()) {
+  const Block* held = nullptr;
+  for (uint64_t round = 0, next = 0; !waiting.empty(); ++round) {
+    constexpr uint64_t kMostRounds = 32;  // without a block that is held
+    if (settings.seed % 2 && !held && round >= next) held = &blocks[random() % blocks.size()];
     bool progress = false;
     for (Fiber* fiber : waiting) {
+      if (fiber->block == held) continue;
       if (fiber->waits_for && fiber->waits_for->generation == fiber->generation) continue;
       if (fiber->ready && !fiber->ready()) continue;
       progress = true;
@@ -287,7 +291,8 @@ void run_cluster(const Grid& grid, unsigned first, std::mt19937_64& random) {
       switch_to(scheduler, fiber->context);
       end_switch(scheduler, nullptr);
     }
-    if (!progress) fail("threads wait for each other at different barriers");
+    if (!progress && !held) fail("threads wait for each other at different barriers");
+    if (!progress) held = nullptr, next = round + 1 + random() % kMostRounds;
     std::erase_if(waiting, [](const Fiber* fiber) { return fiber->ended; });
   }
   running = nullptr;
