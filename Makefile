@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c c
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest -n 2 --dist worksteal
 CPP_FILES = $(shell find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SANITIZED_TESTS := $(addprefix tests/test_,kernels.py engine.py engine_options.py zero_skipping.py predictor.py) \
-	$(addprefix tests/cuda/test_,emulation.py emulated_kernels.py cuda_engine.py cuda_engine_ends.py)
+	$(addprefix tests/cuda/test_,emulation.py emulated_kernels.py cuda_engine.py cuda_engine_ends.py cuda_cluster.py)
 
 .PHONY: demo test bench build lint format docs sanitize wheel-check clean
 

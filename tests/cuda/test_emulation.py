@@ -16,6 +16,7 @@ import emulation
 pytestmark = pytest.mark.skipif(emulation.compiler() is None, reason="the emulation is written for g++ on Linux")
 
 CLUSTER_SUM, REVERSE, WARP, HASTY, BEYOND_SHARED, AT_DIFFERENT_BARRIERS = range(6)
+SEND, SEND_UNANNOUNCED, SEND_ANNOUNCED_TWICE, SEND_TOO_MUCH = range(6, 10)
 HALVES = {torch.bfloat16: 0, torch.float16: 1}
 
 
@@ -58,6 +59,17 @@ def test_a_copy_is_not_there_before_it_is_waited_for():
     assert torch.equal(in_time, given)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_sent_is_there_as_late_or_as_early_as_can_be(seed):
+    given = torch.arange(6 * 64, dtype=torch.float32)
+    with emulation.device(seed=seed):
+        result = run(SEND, given, 2 * 6 * 64, blocks=6, cluster=3, shared_bytes=512)
+    before, after = result.view(2, 2, 3, 64)
+    sent = given.view(2, 3, 64).roll(1, dims=1)
+    assert torch.equal(before, sent) if seed % 2 else before.isnan().all()
+    assert torch.equal(after, sent)
+
+
 @pytest.mark.parametrize(
     ("arguments", "device"),
     [
@@ -84,6 +96,21 @@ def test_threads_at_different_barriers_end_the_process():
     process = in_a_process("t.run(t.AT_DIFFERENT_BARRIERS, torch.zeros(64), 64)")
     assert process.returncode != 0
     assert "threads wait for each other at different barriers" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("kernel", "cluster", "why"),
+    [
+        (SEND, 1, "something is sent by a kernel that was not launched as a cluster"),
+        (SEND_UNANNOUNCED, 2, "threads wait for each other at different barriers"),
+        (SEND_ANNOUNCED_TWICE, 2, "something was announced twice in one phase"),
+        (SEND_TOO_MUCH, 2, "more has come than was announced"),
+    ],
+)
+def test_a_mistake_in_sending_ends_the_process(kernel, cluster, why):
+    process = in_a_process(f"t.run({kernel}, torch.zeros(128), 256, blocks=2, cluster={cluster}, shared_bytes=512)")
+    assert process.returncode != 0
+    assert why in process.stderr
 
 
 @pytest.mark.skipif("address" not in emulation.SANITIZERS, reason="AddressSanitizer is what sees it")

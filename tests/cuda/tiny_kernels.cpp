@@ -67,6 +67,26 @@ void at_different_barriers_kernel(Arrays p) {
   p.out[threadIdx.x] = 0;
 }
 
+// Every thread sends its number to the next block of the cluster, where it has the same place: what is there before the
+// block waits for what arrives, and then. A block announces so many times that all numbers but some will come.
+template <int kAnnouncements, int kNotAnnounced>
+void send_kernel(Arrays p) {
+  float* const mine = reinterpret_cast<float*>(shared_memory()) + threadIdx.x;
+  auto* const arrival = reinterpret_cast<cuda::Arrival*>(reinterpret_cast<float*>(shared_memory()) + blockDim.x);
+  const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+  if (threadIdx.x == 0) cuda::prepare_arrival(arrival);
+  cuda::cluster_barrier();
+  for (int i = 0; threadIdx.x == 0 && i < kAnnouncements; ++i)
+    cuda::announce(arrival, static_cast<int>((blockDim.x - kNotAnnounced) * sizeof(float)));
+  const cuda::There there(mine, (cuda::cluster_rank() + 1) % emulation::current().cluster_size, arrival);
+  there.send(0, p.in[thread]);
+  cuda::cluster_barrier();
+  p.out[thread] = *mine;
+  __syncthreads();
+  cuda::wait_for_arrival(arrival, 0);
+  p.out[gridDim.x * blockDim.x + thread] = *mine;
+}
+
 struct Product {
   const void *a, *b;  // (16, k), (k, 8)
   float* d;           // (16, 8)
@@ -115,8 +135,9 @@ void tf32_kernel(Product p) {
 extern "C" {
 
 void tiny_kernel(int which, const float* in, float* out, int blocks, int threads, int64_t shared_bytes, int cluster) {
-  void (*const kernels[])(Arrays) = {cluster_sum_kernel, reverse_kernel,       warp_kernel,
-                                     hasty_kernel,       beyond_shared_kernel, at_different_barriers_kernel};
+  void (*const kernels[])(Arrays) = {
+      cluster_sum_kernel,           reverse_kernel,    warp_kernel,       hasty_kernel,      beyond_shared_kernel,
+      at_different_barriers_kernel, send_kernel<1, 0>, send_kernel<0, 0>, send_kernel<2, 0>, send_kernel<1, 1>};
   cuda::start(kernels[which], Arrays{in, out}, blocks, threads, shared_bytes, cluster, cuda::Launch{});
 }
 

@@ -1,8 +1,9 @@
 // Runs CUDA kernels, compiled as C++, on the CPU: every thread of a block is a fiber, all on one thread of the process.
 //
 // The blocks of a cluster run together, clusters one after the other in an order that follows from a seed, as does the
-// order in which fibers get their turns. A fiber runs until it must wait. Shared memory starts as NaN, and is exactly
-// as large as the launch asked for. Copies with copy_async happen no earlier than they are waited for.
+// order in which fibers get their turns. A fiber runs until it must wait; with an odd seed, one block after the other
+// is held until no other can go on. Shared memory starts as NaN, and is exactly as large as the launch asked for.
+// Copies with copy_async happen no earlier than they are waited for.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -38,7 +39,7 @@ void commit_copies();
 void wait_for_copies(size_t groups);
 
 // What arrives at a barrier of a block, when all that was announced for a phase is on its way and a thread waits for
-// it.
+// it; but what is sent with an odd seed is there at once, so that it shows who overwrites what is still read.
 void prepare_arrival(uint64_t* arrival);
 void announce(uint64_t* arrival, size_t bytes);
 void copy_bulk(void* to, const void* from, size_t bytes, uint64_t* arrival);
