@@ -124,7 +124,7 @@ LAYOUTS = {  # blocks, as unit groups × column groups
     (4, "4 × 1"): [plain(64, 70, 70, 40), plain(1, 101, 70, 40), plain(64, 8, 300, 5)],
     (4, "2 × 2"): [
         plain(300, 20, 33, 1),
-        plain(128, 70, 50, 17, optimizer="adam", options={"amsgrad": True, "eps": SMALL_EPS}),
+        plain(128, 90, 50, 17, optimizer="adam", options={"amsgrad": True, "eps": SMALL_EPS}),
     ],
     (4, "1 × 4"): [plain(64, 203, 33, 17), plain(300, 150, 1, 1)],
     (8, "8 × 1"): [plain(7, 203, 150, 1), plain(1, 203, 70, 40)],
