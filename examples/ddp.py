@@ -5,6 +5,8 @@ Run it with ``torchrun --nproc-per-node 2 examples/ddp.py``.
 
 from __future__ import annotations
 
+import gc
+
 import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
@@ -33,10 +35,8 @@ def train(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, share: slice
     return loss.item()
 
 
-def main() -> None:
+def compare() -> None:
     """Train in all processes, then all of it in the first, and compare."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(10 * BATCH, 20, generator=draw)
@@ -52,6 +52,13 @@ def main() -> None:
         difference = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
         print(f"{processes} processes: loss of one process {loss:.4f}, weights differ by {difference:.1e}")
         assert difference < 1e-4, "the processes must give what one gives with the joint batch"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    compare()
+    gc.collect()  # a DistributedDataParallel that outlives its group may abort the process at its end
     dist.destroy_process_group()
 
 
