@@ -36,6 +36,7 @@ INCLUDED = {
     "../examples/README.md": "examples.md",
     "../benchmarks/results/bench.md": "results.md",
     "../benchmarks/results/avx2/bench.md": "results-avx2.md",
+    "../benchmarks/results/zen5/bench.md": "results-zen5.md",
     "../benchmarks/results/gpu-h200.md": "results-gpu-h200.md",
     "../benchmarks/results/gpu-h200-fit.md": "results-gpu-h200-fit.md",
     "../benchmarks/results/gpu-h200-sweep.md": "results-gpu-h200-sweep.md",
