@@ -14,7 +14,6 @@ struct ClusterTask {
 };
 
 struct Block {
-  const ClusterTask& task;
   const Steps<float>& s;
   const Training<float>& net;
   const ClusterPlan& plan;
@@ -25,8 +24,7 @@ struct Block {
   const int row0, own_rows;                  // of the batch, those whose hidden values and loss it completes
 
   explicit __device__ __forceinline__ Block(const ClusterTask& t)
-      : task(t),
-        s(t.steps),
+      : s(t.steps),
         net(t.steps.training),
         plan(t.plan),
         memory(shared_memory()),
