@@ -62,8 +62,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   plan.clip_value = static_cast<float>(net.gradient.clip_value);
   plan.penalised = net.gradient.l1 != 0 || net.gradient.l2 != 0;
   plan.has_b1 = net.parameters[kB1].value, plan.has_b2 = net.parameters[kB2].value;
-  plan.drops = net.dropout > 0, plan.kept = static_cast<float>(1 / (1 - net.dropout));
-  plan.drop_threshold = static_cast<uint32_t>(net.dropout * 4294967296.0);
+  plan.drops = net.dropout > 0;
   plan.copy_lanes = lanes_for(ceil_div(plan.columns * number, plan.access < 4 ? 1 : plan.access));
   plan.convert_lanes = lanes_for(ceil_div(plan.columns, 8));
   plan.saves_input = saves_input(net.activation);
@@ -79,7 +78,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   place(kX, (converts ? 1 : 2) * batch * plan.column_stride);
   place(kWeight1, kept * up_to(plan.units, 8) * plan.column_stride);
   place(kWeight2, kept * out8 * plan.unit_stride);
-  place(kBias1, kept * plan.units + 8);
+  place(kBias1, kept * plan.units);
   place(kBias2, kept * net.out);
   place(kZ, column_groups * plan.parts * own_rows * plan.unit_stride);
   place(kSaved, own_rows * plan.unit_stride);
@@ -91,7 +90,7 @@ ClusterPlan lay_out(const Steps<float>& s, int capability, int unit_groups, int 
   place(kTarget, e.values ? 2 * own_rows * plan.out_stride : 0);
   place(kRowLoss, batch);
   place(kRowWeight, 2 * batch);
-  place(kScale, 2);
+  place(kFloatDivisor, 2);
   place(kLabel, 2 * batch);
   place(kRow, 2 * batch, sizeof(int64_t));
   place(kDivisor, 2, sizeof(double));

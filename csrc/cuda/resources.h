@@ -54,56 +54,47 @@ inline Event make_event() {
   return Event(event);
 }
 
-// Device memory for numbers.
-template <class N>
-class DeviceArray {
+inline void* allocate_device(size_t bytes) {
+  void* memory = nullptr;
+  if (const cudaError_t error = cudaMalloc(&memory, bytes); error != cudaSuccess) {
+    cudaGetLastError();
+    throw std::runtime_error("twolayer could not get " + std::to_string(bytes) + " bytes of CUDA memory (" +
+                             cudaGetErrorString(error) +
+                             "); train with a smaller batch_size, or free what torch keeps: torch.cuda.empty_cache()");
+  }
+  return memory;
+}
+inline void* allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocHost(&memory, bytes), "get pinned host memory for copies");
+  return memory;
+}
+
+// Memory for numbers, from one function and back by another.
+template <class N, void* (*kAllocate)(size_t), cudaError_t (*kFree)(void*)>
+class GrowingArray {
  public:
   // Room for `count`; what was there is lost where it had to grow.
   N* grow(int64_t count) {
     if (count <= capacity_) return data();
     memory_ = {};
     capacity_ = 0;
-    void* memory = nullptr;
-    const size_t bytes = static_cast<size_t>(count) * sizeof(N);
-    if (const cudaError_t error = cudaMalloc(&memory, bytes); error != cudaSuccess) {
-      cudaGetLastError();
-      throw std::runtime_error(
-          "twolayer could not get " + std::to_string(bytes) + " bytes of CUDA memory (" + cudaGetErrorString(error) +
-          "); train with a smaller batch_size, or free what torch keeps: torch.cuda.empty_cache()");
-    }
-    memory_ = Memory(memory);
+    memory_ = Memory(kAllocate(static_cast<size_t>(count) * sizeof(N)));
     capacity_ = count;
     return data();
   }
   N* data() const { return static_cast<N*>(memory_.get()); }
 
  private:
-  using Memory = Owned<void*, cudaFree>;
+  using Memory = Owned<void*, kFree>;
   Memory memory_;
   int64_t capacity_ = 0;
 };
 
-// Host memory that the device copies to and from by itself.
 template <class N>
-class PinnedArray {
- public:
-  N* grow(int64_t count) {
-    if (count <= capacity_) return data();
-    memory_ = {};
-    capacity_ = 0;
-    void* memory = nullptr;
-    check(cudaMallocHost(&memory, static_cast<size_t>(count) * sizeof(N)), "get pinned host memory for copies");
-    memory_ = Memory(memory);
-    capacity_ = count;
-    return data();
-  }
-  N* data() const { return static_cast<N*>(memory_.get()); }
-
- private:
-  using Memory = Owned<void*, cudaFreeHost>;
-  Memory memory_;
-  int64_t capacity_ = 0;
-};
+using DeviceArray = GrowingArray<N, allocate_device, cudaFree>;
+template <class N>
+using PinnedArray = GrowingArray<N, allocate_pinned, cudaFreeHost>;  // that the device copies to and from by itself
 
 // Numbers on the host and the same on the device.
 template <class N>

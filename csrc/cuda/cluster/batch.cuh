@@ -2,7 +2,7 @@
 // rows those are two steps before.
 #pragma once
 #include "cuda/cluster/block.cuh"
-#include "cuda/device/convert.cuh"
+#include "cuda/device/examples.cuh"
 #include "cuda/device/loss.cuh"
 #include "cuda/device/tile.cuh"
 
@@ -33,10 +33,8 @@ __device__ __forceinline__ void prepare_step(const Block& b, int step) {
     const int64_t example = b.at<int64_t>(kRow)[at], next = row_of(b, step + 1, i);
     const int64_t label = example >= 0 && e.classes ? e.classes[example] : kNoLabel;
     const float row_weight = example >= 0 && e.row_weight ? e.row_weight[example] : 1.0f;
-    const bool counts = example >= 0 && !(e.classes && label == b.net.loss_options.ignore_index);
-    double weight = counts ? static_cast<double>(row_weight) : 0;
-    if (counts && e.classes && e.class_weight) weight *= static_cast<double>(e.class_weight[label]);
-    sum += weight;
+    const bool counts = example >= 0 && !is_ignored(b.s, example);
+    if (counts) sum += loss_weight(b.s, example);
     b.at<int64_t>(kRow)[(1 - slot) * b.plan.batch + i] = next;
     b.at<int32_t>(kLabel)[at] = counts ? static_cast<int>(label) : kCountsForNothing;
     b.at(kRowWeight)[at] = row_weight;
@@ -44,7 +42,7 @@ __device__ __forceinline__ void prepare_step(const Block& b, int step) {
   sum = sum_of_lanes<32>(sum);
   if (b.lane == 0) {
     b.at<double>(kDivisor)[slot] = sum;
-    b.at(kScale)[slot] = b.plan.loss_per_row != 0 ? static_cast<float>(sum * b.plan.loss_per_row) : 1.0f;
+    b.at(kFloatDivisor)[slot] = b.plan.loss_per_row != 0 ? static_cast<float>(sum * b.plan.loss_per_row) : 1.0f;
   }
   if (step >= b.s.steps) return;
   const char* const rule = static_cast<const char*>(b.s.rules) + step * b.plan.rule_bytes;
@@ -154,11 +152,13 @@ __device__ __forceinline__ void wait_for_rows(const Block& b, int step) {
   __syncthreads();
 }
 
-__device__ __forceinline__ float as_float(float x) { return x; }
-__device__ __forceinline__ float as_float(double x) { return static_cast<float>(x); }
-__device__ __forceinline__ float as_float(bfloat16 x) { return widen(x); }
-__device__ __forceinline__ float as_float(uint8_t x) {  // by its place after a float's point, faster than a conversion
-  return __fadd_rn(__uint_as_float(0x4b000000u | x), -8388608.0f);
+// A byte by its place after a float's point, which is faster than a conversion.
+template <class S>
+__device__ __forceinline__ float as_float(S x) {
+  if constexpr (same<S, uint8_t>)
+    return __fadd_rn(__uint_as_float(0x4b000000u | x), -8388608.0f);
+  else
+    return as_number<float>(x);
 }
 
 // Rows as they are stored → x.
@@ -191,20 +191,7 @@ __device__ __forceinline__ const float* x_of(const Block& b, int step) {
   const int slot = step & 1;
   if (!b.plan.raw_stride) return b.at(kX) + slot * b.plan.batch * b.plan.column_stride;
   const char* raw = b.at<char>(kRaw) + slot * b.plan.batch * b.plan.raw_stride;
-  switch (b.s.examples.storage) {
-    case Storage::kFloat32:
-      convert_rows<float>(b, step, raw);
-      break;
-    case Storage::kFloat64:
-      convert_rows<double>(b, step, raw);
-      break;
-    case Storage::kBFloat16:
-      convert_rows<bfloat16>(b, step, raw);
-      break;
-    case Storage::kUInt8:
-      convert_rows<uint8_t>(b, step, raw);
-      break;
-  }
+  with_storage(b.s.examples.storage, [&]<class S>(const S*) { convert_rows<S>(b, step, raw); });
   some_threads_barrier<kClusterThreads>();  // all of x is there
   return b.at(kX);
 }

@@ -17,31 +17,31 @@ constexpr int kBlockThreads = kClusterThreads + 32;                      // and 
 
 // Arrays in a block's shared memory, of float where nothing is said. Two of something are for even and odd steps.
 enum Array {
-  kX,          // (1 or 2, batch, column_stride)
-  kWeight1,    // (1 + states, units in eights, column_stride)
-  kWeight2,    // (1 + states, out in eights, unit_stride)
-  kBias1,      // (1 + states, units)
-  kBias2,      // (1 + states, out)
-  kZ,          // (column_groups · parts, own_rows, unit_stride) what others found of the hidden layer's inputs
-  kSaved,      // (own_rows, unit_stride)
-  kY,          // (2, unit_groups, own_rows, out_stride) what others found of the outputs
-  kH,          // (batch, unit_stride)
-  kGradZ,      // (batch, unit_stride)
-  kGradY,      // (batch, out_stride)
-  kNothing,    // zeros: a piece of a gradient has 32 rows and 16 columns, and its factors are read as if they had
-  kTarget,     // (2, own_rows, out_stride), where targets are values
-  kRowLoss,    // (batch)
-  kRowWeight,  // (2, batch)
-  kScale,      // (2) the divisor of the loss, as a float
-  kLabel,      // (2, batch) int32; −1: there is none, −2: the row counts for nothing
-  kRow,        // (2, batch) int64: which of the examples; −1: the batch has ended
-  kDivisor,    // (2) double
-  kArrivals,   // (kinds, 2) Arrival: where the rows of a batch, and what other blocks send, arrive
-  kForward,    // (forward_tasks) ForwardTask
-  kPieces,     // (pieces) PieceTask
-  kPenalty,    // (2, warps, 2) double: sums of |w| and w² as they were before the update
-  kRule,       // (2, rule bytes)
-  kRaw,        // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
+  kX,             // (1 or 2, batch, column_stride)
+  kWeight1,       // (1 + states, units in eights, column_stride)
+  kWeight2,       // (1 + states, out in eights, unit_stride)
+  kBias1,         // (1 + states, units)
+  kBias2,         // (1 + states, out)
+  kZ,             // (column_groups · parts, own_rows, unit_stride) what others found of the hidden layer's inputs
+  kSaved,         // (own_rows, unit_stride)
+  kY,             // (2, unit_groups, own_rows, out_stride) what others found of the outputs
+  kH,             // (batch, unit_stride)
+  kGradZ,         // (batch, unit_stride)
+  kGradY,         // (batch, out_stride)
+  kNothing,       // zeros: a piece of a gradient has 32 rows and 16 columns, and its factors are read as if they had
+  kTarget,        // (2, own_rows, out_stride), where targets are values
+  kRowLoss,       // (batch)
+  kRowWeight,     // (2, batch)
+  kFloatDivisor,  // (2) the divisor of the loss
+  kLabel,         // (2, batch) int32; −1: there is none, −2: the row counts for nothing
+  kRow,           // (2, batch) int64: which of the examples; −1: the batch has ended
+  kDivisor,       // (2) double
+  kArrivals,      // (kinds, 2) Arrival: where the rows of a batch, and what other blocks send, arrive
+  kForward,       // (forward_tasks) ForwardTask
+  kPieces,        // (pieces) PieceTask
+  kPenalty,       // (2, warps, 2) double: sums of |w| and w² as they were before the update
+  kRule,          // (2, rule bytes)
+  kRaw,           // (2, batch, raw_stride) bytes: rows as they are stored, where they are not copied into x itself
   kArrays
 };
 
@@ -79,11 +79,9 @@ struct ClusterPlan {
   int rule_bytes = 0;
   float l1 = 0, l2 = 0, clip_value = 0;
   bool penalised = false, drops = false, has_b1 = false, has_b2 = false;
-  float kept = 1;               // what dropout multiplies by where it does not drop,
-  uint32_t drop_threshold = 0;  // where a value's bits are at least so many
-  bool saves_input = false;     // what the activation's derivative is computed from: its input, not its output
-  double loss_per_row = 0;      // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
-  int at[kArrays] = {};         // bytes
+  bool saves_input = false;  // what the activation's derivative is computed from: its input, not its output
+  double loss_per_row = 0;   // how much a row of weight 1 adds to what the loss is divided by; 0: it is a sum
+  int at[kArrays] = {};      // bytes
   int shared_bytes = 0;
 };
 

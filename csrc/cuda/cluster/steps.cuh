@@ -106,9 +106,7 @@ __device__ __forceinline__ void multiply_inputs(const Block& b, int tasks, const
 
 // A hidden value, or its gradient, as dropout scales it.
 __device__ __forceinline__ float drop_out(const Block& b, int step, int row, int unit, float value) {
-  const uint64_t key = dropout_row_key(b.net.dropout_key, b.s.steps_before + step, row);
-  const uint32_t bits = dropout_bits(key, static_cast<uint32_t>(b.unit0 + unit));
-  return bits < b.plan.drop_threshold ? 0.0f : value * b.plan.kept;
+  return Dropout<float>(b.net.dropout, b.net.dropout_key, b.s.steps_before + step).apply(value, row, b.unit0 + unit);
 }
 
 // A factor as products take it.
@@ -168,7 +166,7 @@ __device__ __forceinline__ void complete_gradients(const Block& b, int step, int
   const ClusterPlan& plan = b.plan;
   const int slot = step & 1, out = static_cast<int>(b.net.out), units8 = in_eights(b.units);
   const int lane = b.lane & (kLanes - 1);
-  const float divisor = b.at(kScale)[slot];
+  const float divisor = b.at(kFloatDivisor)[slot];
   Arrival* const there = b.arrival(kGradients, step);
   const auto output = [&](int row, int j) {
     const float* from = b.at(kY) + (slot * plan.unit_groups * plan.own_rows + row) * plan.out_stride + j;

@@ -23,7 +23,7 @@ struct Updater {
   // The gradient of a weight with that of its penalty, whose value is noted.
   __device__ __forceinline__ float penalise(float w, float g) {
     absolute += static_cast<double>(abs(w)), square += static_cast<double>(w) * static_cast<double>(w);
-    return fma(l2, w, fma(l1, select(w > 0, 1.0f, select(w < 0, -1.0f, w)), g));
+    return penalised(g, w, l1, l2);
   }
 };
 

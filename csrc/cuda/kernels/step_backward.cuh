@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads, 2) hidden_grad_kernel(const __grid_c
   Product::run(t, rows_of_batch(task.grad_out, now.batch), task.w2, at.m0, at.n0, at.k_begin, at.k_end, memory,
                Unchanged{}, Unchanged{}, Unchanged{});
   const bool drops = p.dropout > 0;
-  const Dropout<T> dropout(p, now);
+  const Dropout<T> dropout(p.dropout, p.dropout_key, now.steps_before + now.step);
   F* const grad = const_cast<F*>(task.grad_hidden.data);
   with_activation(p.activation, [&](auto act) {
     Product::for_each_sum(t, memory, now.batch - at.m0, p.hidden - at.n0, [&](int row, int column, T g) {

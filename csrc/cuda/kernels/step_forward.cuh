@@ -3,6 +3,7 @@
 #include "cuda/device/activation.cuh"
 #include "cuda/device/block.cuh"
 #include "cuda/device/dropout.cuh"
+#include "cuda/device/examples.cuh"
 #include "cuda/kernels/step.cuh"
 
 namespace twolayer::cuda {
@@ -35,48 +36,10 @@ __global__ void __launch_bounds__(kThreads) begin_kernel(const __grid_constant__
 
 // ---- The batch
 
-// Calls f with a null pointer of the type that `storage` names.
-template <class F>
-__device__ __forceinline__ void with_storage(Storage storage, F&& f) {
-  switch (storage) {
-    case Storage::kFloat32:
-      return f(static_cast<const float*>(nullptr));
-    case Storage::kFloat64:
-      return f(static_cast<const double*>(nullptr));
-    case Storage::kBFloat16:
-      return f(static_cast<const bfloat16*>(nullptr));
-    case Storage::kUInt8:
-      return f(static_cast<const uint8_t*>(nullptr));
-  }
-}
-
-template <class T, class S>
-__device__ __forceinline__ T as_number(S value) {
-  if constexpr (same<S, bfloat16>)
-    return static_cast<T>(widen(value));
-  else
-    return static_cast<T>(value);
-}
-
 // The row of the data that is number i of the epoch.
 template <class T>
 __device__ __forceinline__ int64_t data_row(const Steps<T>& s, int64_t i) {
   return s.order ? s.order[i] : i;
-}
-
-template <class T>
-__device__ __forceinline__ bool is_ignored(const Steps<T>& s, int64_t row) {
-  return s.examples.classes && s.examples.classes[row] == s.training.loss_options.ignore_index;
-}
-
-// What a row counts for in the mean: its own weight, times its class's.
-template <class T>
-__device__ __forceinline__ double loss_weight(const Steps<T>& s, int64_t row) {
-  const Examples<T>& e = s.examples;
-  const double own = e.row_weight ? static_cast<double>(e.row_weight[row]) : 1;
-  if (!e.classes) return own;
-  if (is_ignored(s, row)) return 0;
-  return e.class_weight ? own * static_cast<double>(e.class_weight[e.classes[row]]) : own;
 }
 
 constexpr int kGathered = 8;  // numbers that a lane reads at a time
@@ -138,28 +101,6 @@ __device__ __forceinline__ Matrix<F> rows_of_batch(Matrix<F> factor, int64_t bat
   return factor;
 }
 
-// Which hidden values of this step are dropped, and what the others are multiplied by.
-template <class T>
-class Dropout {
- public:
-  __device__ Dropout(const Training<T>& t, const Now& now)
-      : key_(t.dropout_key),
-        step_(now.steps_before + now.step),
-        threshold_(dropout_threshold(t.dropout)),
-        kept_(static_cast<T>(1 / (1 - t.dropout))) {}
-
-  __device__ __forceinline__ T apply(T value, int64_t row, int64_t unit) const {
-    const uint32_t bits = dropout_bits(dropout_row_key(key_, step_, row), static_cast<uint32_t>(unit));
-    return bits < threshold_ ? T(0) : value * kept_;
-  }
-
- private:
-  uint64_t key_;
-  int64_t step_;
-  uint32_t threshold_;
-  T kept_;
-};
-
 template <class T, class F>
 __global__ void __launch_bounds__(kThreads, 2) hidden_kernel(const __grid_constant__ StepTask<T, F> task) {
   using Product = RowProduct<F>;
@@ -173,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2) hidden_kernel(const __grid_consta
   Product::run(t, rows_of_batch(task.x, now.batch), task.w1, at.m0, at.n0, at.k_begin, at.k_end, memory, Unchanged{},
                Unchanged{}, Unchanged{});
   const bool drops = task.training && p.dropout > 0;
-  const Dropout<T> dropout(p, now);
+  const Dropout<T> dropout(p.dropout, p.dropout_key, now.steps_before + now.step);
   const T* const bias = p.parameters[kB1].value;
   F* const hidden = const_cast<F*>(task.h.data);
   with_activation(p.activation, [&](auto act) {

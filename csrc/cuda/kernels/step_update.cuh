@@ -30,9 +30,7 @@ class Gradient {
   __device__ __forceinline__ T at(int64_t at, T w) const {
     T g = grads_[at];
     for (int part = 1; part < parts_; ++part) g += grads_[part * size_ + at];
-    if (!penalised_) return g;
-    const T sign = select(w > 0, constant<T>(1), select(w < 0, constant<T>(-1), w));
-    return fma(l2_, w, fma(l1_, sign, g));
+    return penalised_ ? penalised(g, w, l1_, l2_) : g;
   }
 
  private:
