@@ -159,6 +159,8 @@ template <class T>
 struct TrainParams {
   int64_t in, hidden, out, padded_hidden, padded_out;
   int64_t block, blocks;  // units per block (a multiple of kPanel), number of blocks
+  int64_t whole;          // units whose weights in w1 stand in panels: H, or those before a few that are left over, the
+  int64_t rest;           // rest, which get no panel of mostly padding (kernels/rest.h), and are a block of their own
   int activation, loss, optimizer;
   OptimizerOptions options;
   LossOptions loss_options;
@@ -170,12 +172,13 @@ struct TrainParams {
   int64_t group;          // units that chunks of a phase take as one: some blocks
   bool shares_groups;     // where groups do not go evenly into chunks, chunks do parts of one (see kernels/share.h)
 
-  Trained<T> w1;     // panels of (in)
+  Trained<T> w1;     // panels of (in) of the whole units; then (rest, in padded to kPanel)
   Trained<T> b1;     // (H)
   Trained<T> w2;     // panels of (out)
   Trained<T> b2;     // (O)
   T* w2_transposed;  // (H, O), of w2.compute
-  T* w2_shared;  // panels of (out), of w2.compute where groups are shared: one chunk updates it, others still read it
+  T* w2_shared;      // panels of (out), of w2.compute where units are shared: one chunk updates it, others still read
+                     // it; or null
 
   T* hidden_value;   // panels of (batch): the activation's output, dropout applied
   T* hidden_saved;   // panels of (batch): what its derivative is computed from; may be hidden_value
@@ -206,6 +209,7 @@ struct TrainParams {
   // Where most of the batch's inputs are zero, the products over them go through the others only. The sums are the same
   // to the bit, since adding 0 · w changes nothing — while every w is finite.
   bool skips_zeros;
+  bool skips_vectors;         // so few are not that the rest of the units goes through vectors of inputs that have one
   uint64_t* nonzero_rows;     // (⌈batch / 64⌉, in) bit i of word w: row 64 w + i is not zero in that column
   T* grad_rows;               // scratch of grad_hidden's size
   uint8_t* found_not_finite;  // (chunks) a weight that this chunk updated has become infinite or NaN

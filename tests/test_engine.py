@@ -49,7 +49,13 @@ WIDE = Training("cross_entropy", "gelu", torch.float32, Shape(64, 300, 160, 20),
 DEEP = replace(WIDE, loss="mse", activation="sigmoid", shape=Shape(300, 100, 160, 20), rows=620)
 # So many rows that all threads share all hidden units.
 LONG = replace(DEEP, shape=Shape(300, 100, 30, 20))
-wide_trainings = pytest.mark.parametrize("training", [WIDE, DEEP, LONG, replace(WIDE, dtype=torch.float64)], ids=str)
+# A few units more than whole panels, which threads share by rows and by inputs, in short and in long batches.
+OVER = replace(WIDE, shape=Shape(64, 300, 149, 20))
+LONG_OVER = replace(DEEP, shape=Shape(300, 100, 36, 20))
+WIDE_TRAININGS = [WIDE, DEEP, LONG, OVER, LONG_OVER, replace(LONG_OVER, shape=Shape(520, 100, 17, 20))]
+wide_trainings = pytest.mark.parametrize(
+    "training", WIDE_TRAININGS + [replace(training, dtype=torch.float64) for training in (WIDE, OVER)], ids=str
+)
 
 
 def assert_near_the_truth(trained, training):
@@ -197,8 +203,8 @@ def test_every_number_of_threads_gives_the_same_bits(training):
 
 @every_training
 def test_every_number_of_threads_and_every_path_gives_the_same_bits(training):
-    # Large enough that eight threads are worth waking, and not a whole number of blocks.
-    wide = replace(training, shape=Shape(64, 190, 125, 11), rows=150, epochs=1)
+    # Large enough that eight threads are worth waking, and not a whole number of blocks, nor of panels.
+    wide = replace(training, shape=Shape(64, 190, 118, 11), rows=150, epochs=1)
     alone = train(wide, skip_zeros="never")
     for threads, skip_zeros in itertools.product((1, 2, 3, 8), ("always", "never")):
         assert_same_bits(train(wide, threads=threads, skip_zeros=skip_zeros), alone)

@@ -15,12 +15,14 @@
 namespace twolayer::cpu {
 namespace {
 
-constexpr int64_t kMaxBlocks = 16;       // partial outputs of this many blocks are kept: a bound on memory and threads
-constexpr double kSparseBelow = 0.4;     // share of nonzero inputs up to which going through them alone is faster
-constexpr int64_t kLookAgainAfter = 64;  // batches, when one was found dense
-constexpr int64_t kShareFrom = 64;       // inputs from which on it pays that threads share a block of hidden units
-constexpr int64_t kSpreadFrom = 8;       // rows per hidden unit from which on it pays that they share all of them
-constexpr int64_t kReadAhead = 1 << 20;  // bytes of the next batch that stay in cache until they are used
+constexpr int64_t kMaxBlocks = 16;    // partial outputs of this many blocks are kept: a bound on memory and threads
+constexpr double kSparseBelow = 0.4;  // share of nonzero inputs up to which going through them alone is faster
+constexpr double kSparseVectorsBelow = 0.03;  // the same where zeros can only be left out a vector at a time
+constexpr int64_t kLookAgainAfter = 64;       // batches, when one was found dense
+constexpr int64_t kShareFrom = 64;            // inputs from which on it pays that threads share hidden units
+constexpr int64_t kSpreadFrom = 8;            // rows per hidden unit from which on it pays that they share all of them
+constexpr int64_t kReadAhead = 1 << 20;       // bytes of the next batch that stay in cache until they are used
+constexpr int64_t kMostRest = 8;              // hidden units beyond whole panels up to which they go without a panel
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 }  // namespace
@@ -48,7 +50,7 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<uint32_t> x_pairs, x_pairs_transposed, w1_pairs, grad_pairs;
   std::atomic<int64_t> nonzero_count{0};
   bool weights_finite = true;
-  int64_t dense_group = 0;
+  int64_t dense_group = 0, grad_units = 0;  // grad_hidden's
   bool can_share = false;
   int64_t dense_batches = 0;                      // to go before the density is measured again
   double frozen_absolute = 0, frozen_square = 0;  // sums over weights that no step changes
@@ -74,8 +76,6 @@ struct Engine<T>::Impl final : PhasedJob {
       : threads_wanted(c.threads), skip_zeros(c.skip_zeros), gradient(c.gradient), penalty_per_row(c.penalty_per_row) {
     p.in = c.in, p.hidden = c.hidden, p.out = c.out;
     p.padded_hidden = round_up(c.hidden, kPanel), p.padded_out = round_up(c.out, kPanel);
-    p.block = round_up((p.padded_hidden + kMaxBlocks - 1) / kMaxBlocks, kPanel);
-    p.blocks = (p.hidden + p.block - 1) / p.block;
     p.activation = c.activation, p.loss = c.loss, p.optimizer = c.optimizer;
     p.options = c.options, p.loss_options = c.loss_options, p.gradient = c.gradient;
     p.dropout = c.dropout, p.dropout_key = c.dropout_key, p.bfloat16_compute = c.bfloat16_compute;
@@ -84,7 +84,14 @@ struct Engine<T>::Impl final : PhasedJob {
     if (__is_same(T, float) && p.bfloat16_compute) p.pairs = current_isa().pairs;
     if (p.pairs) p.w1_pairs = w1_pairs.resize(p.padded_hidden * padded_pairs(p.in));
 
-    sizes = {p.in * p.padded_hidden, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
+    // Sums by unit over all inputs, and pairs, are made of panels.
+    const int64_t over = p.hidden % kPanel;
+    p.rest = p.pairs || !may_share() || p.hidden < kPanel || over > kMostRest ? 0 : over;
+    p.whole = p.rest ? p.hidden - p.rest : p.padded_hidden;
+    p.block = round_up((p.whole + kMaxBlocks - 1) / kMaxBlocks, kPanel);
+    p.blocks = (p.whole + p.block - 1) / p.block + (p.rest ? 1 : 0);
+
+    sizes = {p.whole * p.in + p.rest * rest_stride(), p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
     for (int i = 0; i < kParameters; ++i) {
       if (!c.present[i]) sizes[i] = 0;
       Trained<T>& t = *trained[i];
@@ -107,10 +114,13 @@ struct Engine<T>::Impl final : PhasedJob {
   void load(const LinearLayout<const T>& from, Array array) {
     for (int64_t unit = 0; unit < p.hidden; unit += kPanel) {
       const int64_t units = std::min(kPanel, p.hidden - unit);
-      if (from[kW1]) transpose(units, p.in, from[kW1] + unit * p.in, p.in, array(kW1) + unit * p.in, kPanel);
+      if (from[kW1] && unit < p.whole)
+        transpose(units, p.in, from[kW1] + unit * p.in, p.in, array(kW1) + unit * p.in, kPanel);
       for (int64_t o = 0; from[kW2] && o < p.out; ++o)
         std::copy_n(from[kW2] + o * p.hidden + unit, units, array(kW2) + unit * p.out + o * kPanel);
     }
+    for (int64_t unit = p.whole; from[kW1] && unit < p.hidden; ++unit)
+      std::copy_n(from[kW1] + unit * p.in, p.in, array(kW1) + rest_row(unit));
     if (from[kB1]) std::copy_n(from[kB1], p.hidden, array(kB1));
     if (from[kB2]) std::copy_n(from[kB2], p.out, array(kB2));
   }
@@ -119,10 +129,13 @@ struct Engine<T>::Impl final : PhasedJob {
   void store(const LinearLayout<T>& to, Array array) const {
     for (int64_t unit = 0; unit < p.hidden; unit += kPanel) {
       const int64_t units = std::min(kPanel, p.hidden - unit);
-      if (to[kW1]) transpose(p.in, units, array(kW1) + unit * p.in, kPanel, to[kW1] + unit * p.in, p.in);
+      if (to[kW1] && unit < p.whole)
+        transpose(p.in, units, array(kW1) + unit * p.in, kPanel, to[kW1] + unit * p.in, p.in);
       for (int64_t o = 0; to[kW2] && o < p.out; ++o)
         std::copy_n(array(kW2) + unit * p.out + o * kPanel, units, to[kW2] + o * p.hidden + unit);
     }
+    for (int64_t unit = p.whole; to[kW1] && unit < p.hidden; ++unit)
+      std::copy_n(array(kW1) + rest_row(unit), p.in, to[kW1] + unit * p.in);
     if (to[kB1]) std::copy_n(array(kB1), p.hidden, to[kB1]);
     if (to[kB2]) std::copy_n(array(kB2), p.out, to[kB2]);
   }
@@ -134,7 +147,13 @@ struct Engine<T>::Impl final : PhasedJob {
     std::fill_n(p.found_not_finite, threads_wanted, uint8_t{0});
   }
 
+  int64_t rest_stride() const { return round_up(p.in, kPanel); }
+  int64_t rest_row(int64_t unit) const { return p.whole * p.in + (unit - p.whole) * rest_stride(); }
+
   bool penalised() const { return gradient.l1 != 0 || gradient.l2 != 0; }
+
+  // Whether chunks may share units: not where something is summed by unit over all inputs.
+  bool may_share() const { return !penalised() && gradient.clip_norm == 0 && p.in >= kShareFrom; }
 
   void reserve(int64_t batch) {
     if (batch <= batch_capacity) return;
@@ -174,19 +193,17 @@ struct Engine<T>::Impl final : PhasedJob {
     p.soft_target = soft ? soft_target.grow(batch_capacity * p.padded_out) : nullptr;
     steps_done = 0, stop = false, result = {}, evaluation = {};
     next_poll = std::chrono::steady_clock::now() + kPollEvery;
-    // What is summed by unit over all inputs must not be shared among chunks.
-    const bool may_share = !penalised() && p.gradient.clip_norm == 0 && p.in >= kShareFrom;
     const int64_t work = 2 * batch * p.padded_hidden * (p.in + p.out);
-    chunks = worthwhile_threads(work, may_share ? threads_wanted : std::min<int64_t>(threads_wanted, p.blocks));
+    chunks = worthwhile_threads(work, may_share() ? threads_wanted : std::min<int64_t>(threads_wanted, p.blocks));
     // Chunks that take units of their own all read the whole batch; those that share all units read their part of it.
-    dense_group = may_share && chunks > 1 && batch >= kSpreadFrom * p.hidden ? p.padded_hidden : p.block;
-    const int64_t groups = (p.padded_hidden + dense_group - 1) / dense_group;
-    can_share = may_share && groups % chunks != 0;
-    if (can_share) p.w2_shared = w2_shared.grow(p.out * p.padded_hidden);
-    const int64_t units = can_share ? (groups + chunks - 1) * dense_group : p.padded_hidden;
-    p.grad_hidden = grad_hidden.grow(batch_capacity * units);
+    dense_group = may_share() && chunks > 1 && batch >= kSpreadFrom * p.hidden ? p.whole : p.block;
+    const int64_t groups = (p.whole + dense_group - 1) / dense_group;
+    can_share = may_share() && groups % chunks != 0;
+    p.w2_shared = can_share || (p.rest && chunks > 1) ? w2_shared.grow(p.out * p.padded_hidden) : nullptr;
+    grad_units = (can_share ? (groups + chunks - 1) * dense_group : p.whole) + chunks * (p.rest ? kPanel : 0);
+    p.grad_hidden = grad_hidden.grow(batch_capacity * grad_units);
     if (p.pairs) {
-      p.grad_pairs = grad_pairs.grow(padded_pairs(batch_capacity) * units);
+      p.grad_pairs = grad_pairs.grow(padded_pairs(batch_capacity) * grad_units);
       p.x_pairs = x_pairs.grow(chunks * batch_capacity * padded_pairs(p.in));
       p.x_pairs_transposed = x_pairs_transposed.grow(chunks * p.in * padded_pairs(batch_capacity));
     }
@@ -220,7 +237,7 @@ struct Engine<T>::Impl final : PhasedJob {
     p.loss_divisor = per_row ? weight * static_cast<double>(per_row) : 1;
     if (p.training) p.options.lr = stretch.lr[steps_done];
     if (penalty_per_row) p.gradient.l1 = gradient.l1 / weight, p.gradient.l2 = gradient.l2 / weight;
-    p.skips_zeros = false;
+    p.skips_zeros = p.skips_vectors = false;
     p.group = dense_group, p.shares_groups = can_share;
     phase = p.gather.needed ? Phase::kGather : first_after_gather();
   }
@@ -241,7 +258,8 @@ struct Engine<T>::Impl final : PhasedJob {
       dense_batches = kLookAgainAfter;
       return;
     }
-    p.grad_rows = grad_rows.grow(batch_capacity * p.padded_hidden);
+    p.skips_vectors = density < kSparseVectorsBelow;
+    p.grad_rows = grad_rows.grow(batch_capacity * grad_units);
     p.group = p.block, p.shares_groups = false;  // going through columns twice costs more than the balance gains
   }
 

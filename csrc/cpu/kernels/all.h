@@ -14,6 +14,7 @@
 #include "cpu/kernels/losses.h"
 #include "cpu/kernels/gather.h"
 #include "cpu/kernels/sparse.h"
+#include "cpu/kernels/rest.h"
 #include "cpu/kernels/share.h"
 #include "cpu/kernels/read_ahead.h"
 #include "cpu/kernels/update.h"

@@ -81,7 +81,7 @@ class RightFactor {
                                       Panels<const C>{packed_.data + of.begin * k_, k_ * kPanel}, Strided<C>{c, ldc},
                                       false, bias);
     }
-    multiply_transposed(m, of.size(), k_, a, k_, w_ + of.begin * k_, k_, bias, c, ldc);
+    multiply_transposed(m, of.size(), k_, Strided<const TA>{a, k_}, w_ + of.begin * k_, k_, bias, c, ldc);
   }
 
   // How many rows and columns are best taken at a time.

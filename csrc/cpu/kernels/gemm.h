@@ -32,6 +32,7 @@ constexpr int64_t kColumnChunk = 64;  // and columns: 64 weight rows of 784 floa
 
 TWOLAYER_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 TWOLAYER_INLINE constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+TWOLAYER_INLINE constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 struct Range {
   int64_t begin, end;
@@ -94,13 +95,16 @@ TWOLAYER_INLINE void broadcast_tile(const A& a, int64_t m, int64_t k0, int64_t k
   typename A::element* rows[kRows];
   if constexpr (kLeft == Left::kPlain)
     for (int i = 0; i < kRows; ++i) rows[i] = a.row(m + i);
+  constexpr bool kEvenSteps = requires { b.step(); };  // from one row of B to the next
   typename B::element* columns[kVectors];
-  for (int v = 0; v < kVectors; ++v) columns[v] = b.at(k0, n + v * lanes<T>);
+  if constexpr (kEvenSteps)
+    for (int v = 0; v < kVectors; ++v) columns[v] = b.at(k0, n + v * lanes<T>);
   for (int64_t k = k0; k < k1; ++k) {
     V bk[kVectors];
     TWOLAYER_UNROLL for (int v = 0; v < kVectors; ++v) {
+      if constexpr (!kEvenSteps) columns[v] = b.row(k) + n + v * lanes<T>;
       bk[v] = (kTail && v == kVectors - 1) ? load_partial(columns[v], tail) : load(columns[v]);
-      columns[v] = in_register(columns[v] + b.step());
+      if constexpr (kEvenSteps) columns[v] = in_register(columns[v] + b.step());
     }
     typename A::element* column = nullptr;
     if constexpr (kLeft == Left::kTransposed) column = in_register(a.row(k) + m);
@@ -148,7 +152,8 @@ TWOLAYER_INLINE void for_column_tiles(int64_t count, F&& f) {
 }
 
 struct Nothing {
-  TWOLAYER_INLINE void operator()(int64_t) const {}
+  template <class... Arguments>
+  TWOLAYER_INLINE void operator()(const Arguments&...) const {}
 };
 
 // C (m,n) = A (m,k) B (k,n), or += when accumulate. Otherwise every row begins with `bias` (n), where that is not null.
@@ -189,20 +194,22 @@ void multiply(int64_t m, int64_t n, int64_t k, const A& a, const B& b, const C& 
   } while (k0 < k);
 }
 
-// c[i][j] = dot(a row i, b row j) + bias[j].
-template <int kRows, int kColumns, class TA, class TB, class TBias, class T>
-TWOLAYER_INLINE void dot_tile(const TA* a, int64_t lda, const TB* b, int64_t ldb, int64_t k, const TBias* bias, T* c,
+// c[i][j] = dot(a row m + i, b row j) + bias[j].
+template <int kRows, int kColumns, class A, class TB, class TBias, class T>
+TWOLAYER_INLINE void dot_tile(const A& a, int64_t m, const TB* b, int64_t ldb, int64_t k, const TBias* bias, T* c,
                               int64_t ldc) {
   using V = Vec<T>;
   constexpr int L = lanes<T>;
   V acc[kRows][kColumns];
   for (int i = 0; i < kRows; ++i)
     for (int j = 0; j < kColumns; ++j) acc[i][j] = zero<T>();
+  typename A::element* rows[kRows];
+  for (int i = 0; i < kRows; ++i) rows[i] = a.row(m + i);
   const auto step = [&](auto&& read) {
     V bj[kColumns];
     for (int j = 0; j < kColumns; ++j) bj[j] = read(b + j * ldb);
     for (int i = 0; i < kRows; ++i) {
-      const V ai = read(a + i * lda);
+      const V ai = read(rows[i]);
       for (int j = 0; j < kColumns; ++j) acc[i][j] = fma(ai, bj[j], acc[i][j]);
     }
   };
@@ -214,13 +221,13 @@ TWOLAYER_INLINE void dot_tile(const TA* a, int64_t lda, const TB* b, int64_t ldb
 }
 
 // C (m,n) = A (m,k) B (n,k)ᵀ + bias (n), bias may be null. The rows of A that a tile reads stay in the nearest cache.
-template <class TA, class TB, class TBias, class T>
-void multiply_transposed(int64_t m, int64_t n, int64_t k, const TA* a, int64_t lda, const TB* b, int64_t ldb,
-                         const TBias* bias, T* c, int64_t ldc) {
+template <class A, class TB, class TBias, class T>
+void multiply_transposed(int64_t m, int64_t n, int64_t k, const A& a, const TB* b, int64_t ldb, const TBias* bias, T* c,
+                         int64_t ldc) {
   constexpr int R = TileShape<T>::dot_rows, C = TileShape<T>::dot_columns;
   const auto rows = [&]<int kRows>(int64_t i) {
     const auto columns = [&]<int kColumns>(int64_t j) {
-      dot_tile<kRows, kColumns>(a + i * lda, lda, b + j * ldb, ldb, k, bias ? bias + j : nullptr, c + i * ldc + j, ldc);
+      dot_tile<kRows, kColumns>(a, i, b + j * ldb, ldb, k, bias ? bias + j : nullptr, c + i * ldc + j, ldc);
     };
     int64_t j = 0;
     for (; j + C <= n; j += C) columns.template operator()<C>(j);

@@ -13,8 +13,8 @@ TWOLAYER_INLINE Panels<T> panels(T* array, int64_t n, int64_t unit) {
 template <class T>
 class Share {
  public:
-  Share(const TrainParams<T>& p, int chunk, int chunks) : p_(p), parts_(chunks) {
-    const int64_t groups = ceil_div(p.padded_hidden, p.group), begin = chunk * groups, end = begin + groups;
+  Share(const TrainParams<T>& p, int chunk, int chunks) : p_(p), chunk_(chunk), parts_(chunks) {
+    const int64_t groups = ceil_div(p.whole, p.group), begin = chunk * groups, end = begin + groups;
     group0_ = begin / chunks;
     group1_ = p.shares_groups ? ceil_div(end, chunks) : end / chunks;
     first_part_ = p.shares_groups ? begin % chunks : 0;
@@ -24,11 +24,18 @@ class Share {
 
   Range units() const { return units_of(group0_, group1_); }
   // Those whose small parameters, which nobody shares, are this chunk's.
-  Range owned() const { return units_of(group0_ + (first_part_ > 0), group1_); }
+  Range owned() const {
+    const Range owned = units_of(group0_ + (first_part_ > 0), group1_);
+    return {owned.begin, chunk_ == parts_ - 1 ? p_.padded_hidden : owned.end};
+  }
+  // The panel of hidden values of the rest, which all share; empty where there is none.
+  Range rest() const { return {p_.whole, p_.padded_hidden}; }
+  // What this chunk does of the rest: of `count` rows, or inputs.
+  Range rest_part(int64_t count) const { return p_.rest ? Range{cut(count, chunk_), cut(count, chunk_ + 1)} : Range{}; }
 
   // How many units grad_hidden holds before this chunk's. Each chunk has its own copy of shared ones, which it needs
-  // all.
-  int64_t units_before() const { return before_ * p_.group; }
+  // all; those of the rest follow its other units.
+  int64_t units_before() const { return before_ * p_.group + chunk_ * rest().size(); }
 
   // The sum of the sizes of for_parts()' ranges, times their units.
   int64_t area(int64_t count) const {
@@ -52,13 +59,13 @@ class Share {
 
  private:
   Range units_of(int64_t from, int64_t to) const {
-    return {min_of(from * p_.group, p_.padded_hidden), min_of(to * p_.group, p_.padded_hidden)};
+    return {min_of(from * p_.group, p_.whole), min_of(to * p_.group, p_.whole)};
   }
   int64_t cut(int64_t count, int64_t part) const {  // at whole cache lines of inputs, and whole register tiles of rows
     return part == parts_ ? count : count * part / parts_ / kPanel * kPanel;
   }
 
   const TrainParams<T>& p_;
-  const int64_t parts_;
+  const int64_t chunk_, parts_;
   int64_t group0_, group1_, first_part_, last_part_, before_;
 };

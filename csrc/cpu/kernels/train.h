@@ -54,12 +54,21 @@ constexpr float kAheadForward = 0.5f;  // of the next batch, what is read ahead 
 constexpr int64_t kRowsAtOnce = 64;    // of a long batch: 200 KB at 784 inputs of float32
 constexpr int64_t kFewUnits = 64;      // below which products wait for their inputs, so that reading ahead pays
 
+// From a panel's sums to its values, of `rows` and the units from `unit` on, and to their part of a block's outputs.
+template <class T>
+void through_activation(const TrainParams<T>& p, Range rows, int64_t unit, int64_t block, bool begins_block) {
+  const int64_t O = p.padded_out, at = unit * p.batch + rows.begin * kPanel;
+  T* z = p.hidden_value + at;
+  activate_panel(p, unit, rows, z, p.hidden_saved == p.hidden_value ? nullptr : p.hidden_saved + at);
+  multiply<Left::kPlain>(rows.size(), O, min_of(kPanel, p.hidden - unit), Strided<const T>{z, kPanel},
+                         Strided<const T>{p.w2_transposed + unit * O, O},
+                         Strided<T>{p.partial + (block * p.batch + rows.begin) * O, O}, !begins_block);
+}
+
 // The hidden values of `rows` and `units`, and their contribution to the outputs.
 template <class T>
 void forward_rows(const TrainParams<T>& p, const BatchPairs& x_pairs, Range rows, Range units, ReadAhead& next) {
-  const int64_t O = p.padded_out;
-  const Panels<T> z = panels(p.hidden_value, p.batch, units.begin),
-                  saved = panels(p.hidden_saved, p.batch, units.begin);
+  const Panels<T> z = panels(p.hidden_value, p.batch, units.begin);
   const T* bias = p.b1.value ? p.b1.value + units.begin : nullptr;
   if (p.skips_zeros)
     sparse_forward(p, units, bias, z, next);  // all rows
@@ -69,15 +78,15 @@ void forward_rows(const TrainParams<T>& p, const BatchPairs& x_pairs, Range rows
     multiply<Left::kPlain>(rows.size(), units.size(), p.in, RowPointers<T>{p.x_rows + rows.begin},
                            panels<const T>(p.w1.compute, p.in, units.begin), z.from_row(rows.begin), false, bias,
                            [&](int64_t work) { next.advance(work); });
-  for (int64_t j = 0; j < units.size(); j += kPanel)
-    activate_panel(p, units.begin + j, rows, z.at(rows.begin, j),
-                   p.hidden_saved == p.hidden_value ? nullptr : saved.at(rows.begin, j));
-  for (int64_t unit = units.begin; unit < units.end; unit += kPanel) {
-    const int64_t block = unit / p.block, count = min_of(kPanel, p.hidden - unit);
-    multiply<Left::kPlain>(rows.size(), O, count, Strided<const T>{z.at(rows.begin, unit - units.begin), kPanel},
-                           Strided<const T>{p.w2_transposed + unit * O, O},
-                           Strided<T>{p.partial + (block * p.batch + rows.begin) * O, O}, unit % p.block != 0);
-  }
+  for (int64_t unit = units.begin; unit < units.end; unit += kPanel)
+    through_activation(p, rows, unit, unit / p.block, unit % p.block == 0);
+}
+
+// The same of the rest.
+template <class T>
+void forward_rest(const TrainParams<T>& p, Range rows) {
+  rest_forward(p, rows, p.hidden_value + p.whole * p.batch);
+  through_activation(p, rows, p.whole, p.blocks - 1, true);
 }
 
 template <class T>
@@ -89,6 +98,7 @@ void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
       p.pairs->pack_rows(p.x_rows, row, p.batch, p.in, x_pairs.rows, x_pairs.transposed);
   ReadAhead next = next_batch(p, 0, kAheadForward, share.area(p.batch) * p.in);
   const bool is_long = p.batch > kRowsAtOnce && !p.skips_zeros;
+  Range rest = share.rest_part(p.batch);
   share.for_parts(p.batch, [&](Range part, Range units) {
     // Some rows at a time, all the way to their outputs, so that they are read from memory once.
     const int64_t at_once = is_long ? kRowsAtOnce : part.size();
@@ -97,9 +107,15 @@ void train_forward(const TrainParams<T>& p, int chunk, int chunks) {
       const int64_t ahead = min_of(at_once, part.end - rows.end);
       if (is_long && units.size() < kFewUnits) next = rows_ahead(p, rows.end, ahead, rows.size() * units.size() * p.in);
       forward_rows(p, x_pairs, rows, units, next);
+      if (rest.size() > 0 && rest.begin == rows.begin) {  // while the rows are near
+        const int64_t end = min_of(rest.end, rows.end);
+        forward_rest(p, {rest.begin, end});
+        rest.begin = end;
+      }
     }
   });
-  if (!p.shares_groups || !p.training) return;
+  if (rest.size() > 0) forward_rest(p, rest);
+  if (!p.w2_shared || !p.training) return;
   const Range owned = share.owned();
   map<T>(
       owned.size() * p.out, [](auto v) { return v; }, p.w2_shared + owned.begin * p.out,
@@ -189,7 +205,7 @@ template <class T>
 void hidden_gradient(const TrainParams<T>& p, Range units, T* grad_z, uint32_t* grad_pairs) {
   const Panels<T> grad = panels(grad_z, p.batch, 0);
   multiply<Left::kPlain>(p.batch, units.size(), p.out, Strided<const T>{p.grad_out, p.padded_out},
-                         panels<const T>(p.shares_groups ? p.w2_shared : p.w2.compute, p.out, units.begin), grad);
+                         panels<const T>(p.w2_shared ? p.w2_shared : p.w2.compute, p.out, units.begin), grad);
   for (int64_t j = 0; j < units.size(); j += kPanel) {
     T* g = grad.at(0, j);
     if (p.dropout > 0)
@@ -219,7 +235,11 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
   T* grad_z = p.grad_hidden + share.units_before() * p.batch;
   uint32_t* grad_pairs = p.pairs ? p.grad_pairs + share.units_before() * x_pairs.batch_pairs : nullptr;
   const auto grad_of = [&](Range some) { return panels<const T>(grad_z, p.batch, some.begin - units.begin); };
-  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) hidden_gradient(p, units, grad_z, grad_pairs);
+  T* grad_rest = grad_z + units.size() * p.batch;
+  if (!p.w1.frozen || (p.b1.value && !p.b1.frozen)) {
+    hidden_gradient(p, units, grad_z, grad_pairs);
+    hidden_gradient(p, share.rest(), grad_rest, nullptr);
+  }
   with_updater(p, [&](const Updater<T>& updater) {
     if (chunk == 0) updater.bias(0, O, grad_out, p.b2, H);
     const int64_t work = share.area(p.in) * p.batch;
@@ -232,15 +252,28 @@ void train_backward(const TrainParams<T>& p, int chunk, int chunks) {
     if (!waits && !p.w2.frozen) refresh_transposed(p, owned);
     if (!p.w1.frozen) {
       const bool skips_zeros = p.skips_zeros && all_finite(p.batch * units.size(), grad_z);
+      Range rest = share.rest_part(p.in);
       share.for_parts(p.in, [&](Range inputs, Range some) {
         if (skips_zeros)
           updater.sparse_weight(inputs, some, grad_of(some), p.grad_rows + share.units_before() * p.batch, next);
         else if (p.pairs)
           updater.paired_weight(x_pairs, inputs, some, grad_pairs + (some.begin - units.begin) * x_pairs.batch_pairs,
                                 next);
-        else
-          updater.weight(inputs, p.in, some, RowPointers<T>{p.x_rows, inputs.begin}, grad_of(some), p.w1, next);
+        else {
+          const bool does_rest = p.batch > kShortBatch && inputs.begin <= rest.begin && rest.end <= inputs.end;
+          updater.weight(inputs, p.in, some, RowPointers<T>{p.x_rows, inputs.begin}, grad_of(some), p.w1, next,
+                         [&](int64_t k, int64_t i, int64_t width, int64_t depth, const Strided<const T>& columns) {
+                           const int64_t first = inputs.begin + i, begin = max_of(first, rest.begin);
+                           const Range both{begin, max_of(begin, min_of(first + width, rest.end))};
+                           if (does_rest)
+                             updater.add_rest_gradient(k, both, depth, {columns.base + begin - first, columns.stride},
+                                                       grad_rest);
+                         });
+          if (does_rest) updater.take_rest(rest), rest.begin = rest.end;
+        }
       });
+      const bool skips_vectors = p.skips_vectors && all_finite(share.rest().size() * p.batch, grad_rest);
+      updater.rest_weight(rest, grad_rest, skips_vectors);
     }
     if (sum(updater.zeros) != 0) p.found_not_finite[chunk] = 1;
   });
@@ -261,15 +294,14 @@ void train_update(const TrainParams<T>& p, int chunk, int chunks) {
 // number of w1 is finite as they read it.
 template <class T>
 bool train_take_weights(const TrainParams<T>& p) {
-  const auto copy = [&](int64_t m, const Trained<T>& w) {
-    if (w.compute != w.value)
-      map<T>(m * p.padded_hidden, [](auto v) { return rounded_to_bfloat16(v); }, w.compute, w.value);
+  const auto copy = [&](int64_t size, const Trained<T>& w) {
+    if (w.compute != w.value) map<T>(size, [](auto v) { return rounded_to_bfloat16(v); }, w.compute, w.value);
   };
-  copy(p.in, p.w1);
+  copy(w1_size(p), p.w1);
   if constexpr (__is_same(T, float))
     for (int64_t unit = 0; p.pairs && unit < p.padded_hidden; unit += kPanel)
       p.pairs->pack_panel(p.w1.value + unit * p.in, p.in, padded_pairs(p.in), p.w1_pairs + unit * padded_pairs(p.in));
-  copy(p.out, p.w2);
+  copy(p.out * p.padded_hidden, p.w2);
   refresh_transposed(p, {0, p.padded_hidden});
-  return all_finite(p.in * p.padded_hidden, p.w1.compute);
+  return all_finite(w1_size(p), p.w1.compute);
 }

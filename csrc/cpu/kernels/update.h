@@ -138,9 +138,11 @@ struct Updater {
   }
 
   // Rows `range` and columns `units` of w, panels of (m), from its gradient aᵀ b: a's rows hold what belongs to
-  // `range`, b (batch, units) starts at units.begin.
-  template <class A, class B>
-  void weight(Range range, int64_t m, Range units, const A& a, const B& b, const Trained<T>& w, ReadAhead& next) const {
+  // `range`, b (batch, units) starts at units.begin. Of a long batch, columns [i, i + width) of rows [k, k + depth) of
+  // a are copied side by side, and handed to beside(k, i, width, depth, copy) too.
+  template <class A, class B, class Beside = Nothing>
+  void weight(Range range, int64_t m, Range units, const A& a, const B& b, const Trained<T>& w, ReadAhead& next,
+              Beside&& beside = {}) const {
     if (w.frozen) return;
     constexpr int L = lanes<T>;
     const auto index = [&](int64_t i, int64_t j) {
@@ -148,15 +150,17 @@ struct Updater {
     };
     if (p.batch > kShortBatch) {
       constexpr int64_t kWidth = 48;  // whole tiles of every shape
-      alignas(64) T columns[kDepth * kWidth];
+      alignas(64) T copy[kDepth * kWidth];
+      const Strided<const T> columns{copy, kWidth};
       for (int64_t k = 0; k < p.batch; k += kDepth)
         for (int64_t i = 0; i < range.size(); i += kWidth) {
           const int64_t depth = min_of(kDepth, p.batch - k), width = min_of(kWidth, range.size() - i);
           for (int64_t row = 0; row < depth; ++row)
-            map<T>(width, [](auto v) { return v; }, columns + row * kWidth, a.row(k + row) + i);
-          multiply<Left::kTransposed>(width, units.size(), depth, Strided<const T>{columns, kWidth}, b.from_row(k),
+            map<T>(width, [](auto v) { return v; }, copy + row * kWidth, a.row(k + row) + i);
+          multiply<Left::kTransposed>(width, units.size(), depth, columns, b.from_row(k),
                                       panels(w.grad, m, units.begin).from_row(range.begin + i), k > 0, nullptr,
                                       [&](int64_t work) { next.advance(work); });
+          beside(k, i, width, depth, columns);
         }
       for (int64_t j = 0; j < units.size(); j += kPanel)
         take({1, range.size() * kPanel}, w.grad + index(0, j), w, index(0, j), units.begin + j);
@@ -213,6 +217,51 @@ struct Updater {
     form([&](int r, int v, V g) { store(grad + (v * L / line * kRows + r) * line + v * L % line, g); });
     const Pieces lines_of_panels{width / line, kRows * line, m * kPanel, kPanel}, parts_of_lines{kRows, width, kPanel};
     take(line == kPanel ? lines_of_panels : parts_of_lines, grad, w, index(j), first + j);
+  }
+
+  // The same of w1's rest: its part for `inputs`, from a multiple of kPanel on, from its gradient gradᵀ x; grad (batch,
+  // kPanel).
+  void rest_weight(Range inputs, const T* grad, bool skips_vectors) const {
+    constexpr int L = lanes<T>;
+    const auto tile = [&]<int kUnits, int kVectors>(int64_t unit, int64_t j, int64_t valid, auto&& form) {
+      constexpr int64_t width = kVectors * L;
+      alignas(64) T total[kUnits * width] = {};  // and 0 it stays in the padding
+      form([&](int u, int v, V g) { store_partial(total + u * width + v * L, g, valid); });
+      const int64_t stride = rest_stride(p), at = p.whole * p.in + unit * stride + inputs.begin + j;
+      take({kUnits, width, stride}, total, p.w1, at, p.whole + unit);
+    };
+    if (skips_vectors) {
+      for_row_tiles<TileShape<T>::rows>(p.rest, [&]<int kUnits>(int64_t unit) {
+        for (int64_t j = 0; j < inputs.size(); j += L)
+          tile.template operator()<kUnits, 1>(unit, j, min_of(L, inputs.size() - j), [&](auto&& finish) {
+            skipping_gradient_tile<kUnits>(p, unit, inputs.begin + j, grad, finish);
+          });
+      });
+      return;
+    }
+    for_column_tiles<T>(inputs.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t tail) {
+      for_row_tiles<TileShape<T>::rows>(p.rest, [&]<int kUnits>(int64_t unit) {
+        tile.template operator()<kUnits, kVectors>(unit, j, kTail ? tail : L, [&](auto&& finish) {
+          broadcast_tile<kUnits, kVectors, kTail, Left::kTransposed, T>(
+              Strided<const T>{grad, kPanel}, unit, 0, p.batch, RowPointers<T>{p.x_rows}, inputs.begin + j, tail,
+              [](int, int) { return zero<T>(); }, finish);
+        });
+      });
+    });
+  }
+
+  // The same of a long batch, in pieces: first add_rest_gradient() for all rows [k, k + depth), whose `inputs` are in
+  // `columns`, then take_rest().
+  void add_rest_gradient(int64_t k, Range inputs, int64_t depth, const Strided<const T>& columns, const T* grad) const {
+    multiply<Left::kTransposed>(p.rest, inputs.size(), depth, Strided<const T>{grad + k * kPanel, kPanel}, columns,
+                                Strided<T>{p.w1.grad + p.whole * p.in + inputs.begin, rest_stride(p)}, k > 0);
+  }
+
+  void take_rest(Range inputs) const {
+    for (int64_t unit = 0; unit < p.rest; ++unit) {
+      const int64_t at = p.whole * p.in + unit * rest_stride(p) + inputs.begin;
+      take({1, ceil_div(inputs.size(), lanes<T>) * lanes<T>}, p.w1.grad + at, p.w1, at, p.whole + unit);
+    }
   }
 
   // The same of w1, in pairs: inputs `inputs`, from a multiple of kPanel on; grad_pairs are those of `units`.
