@@ -11,6 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/processors.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -53,6 +55,8 @@ class Worker {
     std::thread([this] { loop(); }).detach();
   }
 
+  ConfinedThread& thread() { return confined_; }
+
   void offer(Task task, void* context, int thread) {
     task_ = task;
     context_ = context;
@@ -74,6 +78,7 @@ class Worker {
   void loop() {
     // Waiting for one more offer, not for the state to change: who wakes up too late for a short task has not slept
     // through its withdrawal, and is awake for the next.
+    confined_.begin();
     for (uint32_t seen = 0;;) {
       seen = wait_while<uint32_t>(offers_, seen);
       uint32_t expected = kOffered;
@@ -89,6 +94,7 @@ class Worker {
   Task task_ = nullptr;
   void* context_ = nullptr;
   int thread_ = 0;
+  ConfinedThread confined_;
 };
 
 // Idle workers; a call takes as many as it needs, so calls from several threads run side by side. Never destroyed: its
@@ -141,6 +147,8 @@ class Pool {
 // Runs task(context, thread) on the caller (thread 0) and offers it to threads − 1 workers.
 void run_team(int threads, Task task, void* context) {
   const std::vector<Worker*> workers = Pool::instance().take(threads - 1);
+  const HelpersProcessors processors;
+  for (Worker* worker : workers) processors.confine(worker->thread());
   for (size_t i = 0; i < workers.size(); ++i) workers[i]->offer(task, context, static_cast<int>(i) + 1);
   task(context, 0);
   for (Worker* worker : workers) worker->withdraw_or_wait();
