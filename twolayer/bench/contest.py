@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import secrets
 from collections.abc import Iterable
+from time import sleep
 from typing import Any
 
 from ..programs.problem import Problem
@@ -18,6 +19,8 @@ from .workers import WorkerFailed, WorkerProcess, Workers
 from .workloads import Workload
 
 Contender = tuple[str, int]  # an implementation's name, and its threads
+
+SETTLE = 0.15  # seconds in which this process's BLAS threads, which wait busily after a product, go to sleep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Contest:
         problem = workload.problem(self.seed)
         rows = {contender: Row(dict(cell or {}), *contender) for contender in contenders}
         ready = self._verified(workload, problem, rows)
+        sleep(SETTLE)
         for contender, process in list(ready.items()):
             try:
                 process.ask("calibrate", self.effort.turn_seconds, repeats)
