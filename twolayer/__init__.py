@@ -64,6 +64,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(".sklearn", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("NumpyNet", "TwoLayerNet"):  # so that the first fit does not have to: it would take twice as long
+        importlib.import_module(".trainer", __name__)
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value  # the next access no longer comes here
     return value
