@@ -78,6 +78,9 @@ struct DerivativeParams {
 // them is an array (⌈N / kPanel⌉, n, kPanel), what is beyond N being zero.
 constexpr int64_t kPanel = 16;
 
+// As many as are left over beyond whole panels and yet do not get one, which would be mostly padding.
+constexpr int64_t kMostRest = 8;
+
 // y = act(x W1ᵀ + b1) W2ᵀ + b2 for a few rows, at weights that were packed beforehand (cpu/predictor.h). H and O are
 // hidden and out padded to kPanel.
 template <class T>

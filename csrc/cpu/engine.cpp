@@ -22,7 +22,6 @@ constexpr int64_t kLookAgainAfter = 64;       // batches, when one was found den
 constexpr int64_t kShareFrom = 64;            // inputs from which on it pays that threads share hidden units
 constexpr int64_t kSpreadFrom = 8;            // rows per hidden unit from which on it pays that they share all of them
 constexpr int64_t kReadAhead = 1 << 20;       // bytes of the next batch that stay in cache until they are used
-constexpr int64_t kMostRest = 8;              // hidden units beyond whole panels up to which they go without a panel
 constexpr auto kPollEvery = std::chrono::milliseconds(20);
 
 }  // namespace

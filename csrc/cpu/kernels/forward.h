@@ -56,17 +56,17 @@ void activate_all(const ActivateParams<T>& p) {
 }
 
 // w (n, k) as a factor from the right, transposed: as it is, or in panels made from it where enough rows are
-// multiplied.
+// multiplied; but for the last few of its rows, whose panel would be mostly padding.
 template <class T, class C>
 class RightFactor {
  public:
   RightFactor(int threads, int64_t m, int64_t n, int64_t k, const T* w)
-      : k_(k), w_(w), packed_(pays(m, n, k) ? ceil_div(n, kPanel) * kPanel * k : 0) {
+      : k_(k), in_panels_(pays(m, n, k) ? in_panels(n) : 0), w_(w), packed_(ceil_div(in_panels_, kPanel) * kPanel * k) {
     if constexpr (__is_same(T, C)) {
       if (!packed_.data) return;
-      parallel_for(worthwhile_threads(n * k, threads), ceil_div(n, kPanel), [&](int64_t panel) {
+      parallel_for(worthwhile_threads(n * k, threads), ceil_div(in_panels_, kPanel), [&](int64_t panel) {
         const int64_t unit = panel * kPanel;
-        pack_transposed(min_of(kPanel, n - unit), k, w + unit * k, k, packed_.data + unit * k);
+        pack_transposed(min_of(kPanel, in_panels_ - unit), k, w + unit * k, k, packed_.data + unit * k);
       });
     }
   }
@@ -76,10 +76,13 @@ class RightFactor {
   TWOLAYER_INLINE void multiply_by(int64_t m, Range of, const TA* a, const T* bias, C* c, int64_t ldc) const {
     if (bias) bias += of.begin;
     if constexpr (__is_same(TA, C) && __is_same(T, C)) {
-      if (packed_.data)
-        return multiply<Left::kPlain>(m, of.size(), k_, Strided<const C>{a, k_},
-                                      Panels<const C>{packed_.data + of.begin * k_, k_ * kPanel}, Strided<C>{c, ldc},
-                                      false, bias);
+      const int64_t whole = max_of(0, min_of(of.end, in_panels_) - of.begin);
+      if (whole > 0)
+        multiply<Left::kPlain>(m, whole, k_, Strided<const C>{a, k_},
+                               Panels<const C>{packed_.data + of.begin * k_, k_ * kPanel}, Strided<C>{c, ldc}, false,
+                               bias);
+      if (whole == of.size()) return;
+      of.begin += whole, c += whole, bias = bias ? bias + whole : nullptr;
     }
     multiply_transposed(m, of.size(), k_, Strided<const TA>{a, k_}, w_ + of.begin * k_, k_, bias, c, ldc);
   }
@@ -91,7 +94,7 @@ class RightFactor {
  private:
   static bool pays(int64_t m, int64_t n, int64_t k) { return __is_same(T, C) && packing_pays<C>(m, n, k); }
 
-  int64_t k_;
+  const int64_t k_, in_panels_;  // so many of the rows of w
   const T* w_;
   Scratch<C> packed_;
 };

@@ -258,12 +258,15 @@ void pack_transposed(int64_t n, int64_t k, const T* w, int64_t ldw, T* panels) {
   }
 }
 
+// Of n columns of B, how many are packed in panels, where any are.
+TWOLAYER_INLINE int64_t in_panels(int64_t n) { return n > kPanel && n % kPanel <= kMostRest ? n - n % kPanel : n; }
+
 // Whether the product is faster by way of panels of Bᵀ, made first: what a multiply-add of vectors takes once per lane
 // sum and once per number packed, as measured, against the lanes that stand empty in the last panel.
 template <class T>
 TWOLAYER_INLINE bool packing_pays(int64_t m, int64_t n, int64_t k) {
   constexpr int L = lanes<T>;
-  const int64_t dots = m * n * (ceil_div(k, L) + 7);
-  const int64_t packed = (m * ceil_div(n, L) + n) * k;
+  const int64_t dots = m * in_panels(n) * (ceil_div(k, L) + 7);
+  const int64_t packed = (m * ceil_div(in_panels(n), L) + in_panels(n)) * k;
   return m >= 8 && packed < dots;
 }
