@@ -140,12 +140,7 @@ template <class Loss, class T>
 TWOLAYER_INLINE LogTerms<T> row_terms(Loss loss, const TrainParams<T>& p, int64_t row) {
   const int64_t O = p.padded_out;
   T* z = p.grad_out + row * O;
-  for (int64_t j = 0; j < O; j += lanes<T>) {
-    Vec<T> total = p.b2.value ? load(p.b2.value + j) : zero<T>();
-    for (int64_t block = 0; block < p.blocks; ++block)
-      total = total + load(p.partial + (block * p.batch + row) * O + j);
-    store(z + j, total);
-  }
+  for (int64_t j = 0; j < O; j += lanes<T>) store(z + j, outputs(p, row, j));
   if (!p.training && p.classes) p.row_hit[row] = is_hit(p.out, z, p.classes[row]);
   const T weight = p.row_weight ? p.row_weight[row] : T(1);
   if (p.classes && p.classes[row] == p.loss_options.ignore_index) {
@@ -161,6 +156,10 @@ TWOLAYER_INLINE LogTerms<T> row_terms(Loss loss, const TrainParams<T>& p, int64_
 template <class T>
 void train_loss(const TrainParams<T>& p, int64_t row0, int64_t row1) {
   const auto rows_with = [&](auto loss) {
+    if (goes_by_rows_of_lanes(loss, p)) {
+      for (int64_t row = row0; row < row1; row += lanes<T>) loss_rows(p, row, min_of(lanes<T>, row1 - row));
+      return;
+    }
     for (int64_t first = row0; first < row1; first += kLogRows) {
       const int64_t rows = min_of(kLogRows, row1 - first);
       alignas(64) T factor[kLogRows], total[kLogRows], offset[kLogRows];
