@@ -239,8 +239,9 @@ struct Updater {
       });
       return;
     }
-    for_column_tiles<T>(inputs.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t tail) {
-      for_row_tiles<TileShape<T>::rows>(p.rest, [&]<int kUnits>(int64_t unit) {
+    constexpr int kWide = TWOLAYER_VECTOR_REGISTERS >= 32 ? 6 : 3;  // vectors of a row at a time, for as few visits
+    for_column_tiles<T, kWide>(inputs.size(), [&]<int kVectors, bool kTail>(int64_t j, int64_t tail) {
+      for_row_tiles<4>(p.rest, [&]<int kUnits>(int64_t unit) {
         tile.template operator()<kUnits, kVectors>(unit, j, kTail ? tail : L, [&](auto&& finish) {
           broadcast_tile<kUnits, kVectors, kTail, Left::kTransposed, T>(
               Strided<const T>{grad, kPanel}, unit, 0, p.batch, RowPointers<T>{p.x_rows}, inputs.begin + j, tail,
