@@ -20,8 +20,8 @@
 namespace twolayer::cpu {
 namespace {
 
-// 0.1 to 0.4 ms, by processor. Whoever sleeps while another is still being woken up may be woken in turn on that one's core, and the
-// two take turns there for tens of ms.
+// 0.1 to 0.4 ms, by processor. Whoever sleeps while another is still being woken up may be woken in turn on that one's
+// core, and the two take turns there for tens of ms.
 constexpr int kSpins = 10000;
 constexpr int kCacheLine = 64;
 
