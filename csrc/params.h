@@ -162,8 +162,9 @@ template <class T>
 struct TrainParams {
   int64_t in, hidden, out, padded_hidden, padded_out;
   int64_t block, blocks;  // units per block (a multiple of kPanel), number of blocks
-  int64_t whole;          // units whose weights in w1 stand in panels: H, or those before a few that are left over, the
-  int64_t rest;           // rest, which get no panel of mostly padding (kernels/rest.h), and are a block of their own
+  int64_t whole;          // units whose weights in w1 stand in panels: H, or those before the rest
+  int64_t rest;           // the few beyond whole panels (kernels/rest.h): each a row of w1, together one block more
+  int64_t rest_stride;    // from one of these rows to the next: in, padded to kPanel
   int activation, loss, optimizer;
   OptimizerOptions options;
   LossOptions loss_options;
@@ -175,7 +176,7 @@ struct TrainParams {
   int64_t group;          // units that chunks of a phase take as one: some blocks
   bool shares_groups;     // where groups do not go evenly into chunks, chunks do parts of one (see kernels/share.h)
 
-  Trained<T> w1;     // panels of (in) of the whole units; then (rest, in padded to kPanel)
+  Trained<T> w1;     // panels of (in) of the whole units; then (rest, rest_stride)
   Trained<T> b1;     // (H)
   Trained<T> w2;     // panels of (out)
   Trained<T> b2;     // (O)

@@ -49,7 +49,8 @@ struct Engine<T>::Impl final : PhasedJob {
   Buffer<uint32_t> x_pairs, x_pairs_transposed, w1_pairs, grad_pairs;
   std::atomic<int64_t> nonzero_count{0};
   bool weights_finite = true;
-  int64_t dense_group = 0, grad_units = 0;  // grad_hidden's
+  int64_t dense_group = 0;
+  int64_t grad_units = 0;  // that grad_hidden holds
   bool can_share = false;
   int64_t dense_batches = 0;                      // to go before the density is measured again
   double frozen_absolute = 0, frozen_square = 0;  // sums over weights that no step changes
@@ -87,10 +88,11 @@ struct Engine<T>::Impl final : PhasedJob {
     const int64_t over = p.hidden % kPanel;
     p.rest = p.pairs || !may_share() || p.hidden < kPanel || over > kMostRest ? 0 : over;
     p.whole = p.rest ? p.hidden - p.rest : p.padded_hidden;
+    p.rest_stride = round_up(p.in, kPanel);
     p.block = round_up((p.whole + kMaxBlocks - 1) / kMaxBlocks, kPanel);
     p.blocks = (p.whole + p.block - 1) / p.block + (p.rest ? 1 : 0);
 
-    sizes = {p.whole * p.in + p.rest * rest_stride(), p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
+    sizes = {p.whole * p.in + p.rest * p.rest_stride, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
     for (int i = 0; i < kParameters; ++i) {
       if (!c.present[i]) sizes[i] = 0;
       Trained<T>& t = *trained[i];
@@ -146,8 +148,7 @@ struct Engine<T>::Impl final : PhasedJob {
     std::fill_n(p.found_not_finite, threads_wanted, uint8_t{0});
   }
 
-  int64_t rest_stride() const { return round_up(p.in, kPanel); }
-  int64_t rest_row(int64_t unit) const { return p.whole * p.in + (unit - p.whole) * rest_stride(); }
+  int64_t rest_row(int64_t unit) const { return p.whole * p.in + (unit - p.whole) * p.rest_stride; }
 
   bool penalised() const { return gradient.l1 != 0 || gradient.l2 != 0; }
 

@@ -5,15 +5,10 @@
 // the rest by rows of the batch going forward, and by inputs going back. Vectors of zeros are left out only where there
 // are hardly any others (p.skips_vectors), with the same sums; elsewhere that costs more than it saves.
 
-template <class T>
-TWOLAYER_INLINE int64_t rest_stride(const TrainParams<T>& p) {
-  return ceil_div(p.in, kPanel) * kPanel;
-}
-
 // How many numbers w1 holds: a whole number of vectors.
 template <class T>
 TWOLAYER_INLINE int64_t w1_size(const TrainParams<T>& p) {
-  return p.whole * p.in + p.rest * rest_stride(p);
+  return p.whole * p.in + p.rest * p.rest_stride;
 }
 
 // Calls body(bit) for each bit that is set.
@@ -69,7 +64,7 @@ void skipping_rest_tile(const TrainParams<T>& p, Range rows, int64_t unit, const
 // z = bias + x w for `rows`; z is the rest's panel (batch, kPanel).
 template <class T>
 void rest_forward(const TrainParams<T>& p, Range rows, T* z) {
-  const Strided<const T> w{p.w1.compute + p.whole * p.in, rest_stride(p)};
+  const Strided<const T> w{p.w1.compute + p.whole * p.in, p.rest_stride};
   const T* bias = p.b1.value ? p.b1.value + p.whole : nullptr;
   if (p.skips_vectors)
     for_row_tiles<4>(p.rest, [&]<int kUnits>(int64_t unit) { skipping_rest_tile<kUnits>(p, rows, unit, w, bias, z); });

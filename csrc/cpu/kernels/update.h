@@ -227,7 +227,7 @@ struct Updater {
       constexpr int64_t width = kVectors * L;
       alignas(64) T total[kUnits * width] = {};  // and 0 it stays in the padding
       form([&](int u, int v, V g) { store_partial(total + u * width + v * L, g, valid); });
-      const int64_t stride = rest_stride(p), at = p.whole * p.in + unit * stride + inputs.begin + j;
+      const int64_t stride = p.rest_stride, at = p.whole * p.in + unit * stride + inputs.begin + j;
       take({kUnits, width, stride}, total, p.w1, at, p.whole + unit);
     };
     if (skips_vectors) {
@@ -255,12 +255,12 @@ struct Updater {
   // `columns`, then take_rest().
   void add_rest_gradient(int64_t k, Range inputs, int64_t depth, const Strided<const T>& columns, const T* grad) const {
     multiply<Left::kTransposed>(p.rest, inputs.size(), depth, Strided<const T>{grad + k * kPanel, kPanel}, columns,
-                                Strided<T>{p.w1.grad + p.whole * p.in + inputs.begin, rest_stride(p)}, k > 0);
+                                Strided<T>{p.w1.grad + p.whole * p.in + inputs.begin, p.rest_stride}, k > 0);
   }
 
   void take_rest(Range inputs) const {
     for (int64_t unit = 0; unit < p.rest; ++unit) {
-      const int64_t at = p.whole * p.in + unit * rest_stride(p) + inputs.begin;
+      const int64_t at = p.whole * p.in + unit * p.rest_stride + inputs.begin;
       take({1, ceil_div(inputs.size(), lanes<T>) * lanes<T>}, p.w1.grad + at, p.w1, at, p.whole + unit);
     }
   }
