@@ -78,8 +78,11 @@ struct DerivativeParams {
 // them is an array (⌈N / kPanel⌉, n, kPanel), what is beyond N being zero.
 constexpr int64_t kPanel = 16;
 
-// As many as are left over beyond whole panels and yet do not get one, which would be mostly padding.
-constexpr int64_t kMostRest = 8;
+// Of n, how many stand in panels: all, or all but a few beyond whole panels, whose own would be mostly padding.
+constexpr int64_t in_panels(int64_t n) {
+  constexpr int64_t kMostLeft = kPanel / 2;
+  return n > kPanel && n % kPanel <= kMostLeft ? n - n % kPanel : n;
+}
 
 // y = act(x W1ᵀ + b1) W2ᵀ + b2 for a few rows, at weights that were packed beforehand (cpu/predictor.h). H and O are
 // hidden and out padded to kPanel.
@@ -165,6 +168,7 @@ struct TrainParams {
   int64_t whole;          // units whose weights in w1 stand in panels: H, or those before the rest
   int64_t rest;           // the few beyond whole panels (kernels/rest.h): each a row of w1, together one block more
   int64_t rest_stride;    // from one of these rows to the next: in, padded to kPanel
+  int64_t w1_size;        // numbers that w1 holds, a whole number of vectors
   int activation, loss, optimizer;
   OptimizerOptions options;
   LossOptions loss_options;

@@ -201,11 +201,20 @@ def test_every_number_of_threads_gives_the_same_bits(training):
 
 @every_training
 def test_every_number_of_threads_and_every_path_gives_the_same_bits(training):
-    # Large enough that eight threads are worth waking, and not a whole number of blocks, nor of panels.
-    wide = replace(training, shape=Shape(64, 190, 118, 11), rows=150, epochs=1)
+    # Large enough that eight threads are worth waking, and not a whole number of blocks.
+    wide = replace(training, shape=Shape(64, 190, 125, 11), rows=150, epochs=1)
     alone = train(wide, skip_zeros="never")
     for threads, skip_zeros in itertools.product((1, 2, 3, 8), ("always", "never")):
         assert_same_bits(train(wide, threads=threads, skip_zeros=skip_zeros), alone)
+
+
+@every_dtype
+@pytest.mark.parametrize("training", [OVER, LONG_OVER], ids=str)
+def test_so_does_every_path_with_a_few_units_more_than_whole_panels(training, dtype):
+    training = replace(training, dtype=dtype, epochs=1)
+    alone = train(training, skip_zeros="never")
+    for threads, skip_zeros in itertools.product((1, 2, 3, 8), ("always", "never")):
+        assert_same_bits(train(training, threads=threads, skip_zeros=skip_zeros), alone)
 
 
 @pytest.mark.parametrize("cuts", [(64,), (128,), (64, 128, 192)])

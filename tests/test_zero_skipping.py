@@ -87,13 +87,22 @@ def assert_skipping_changes_nothing(training: Training, data: TrainingData, lr: 
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.985, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 0.985, 1.0])
 @every_precision
 def test_every_share_of_zeros(precision, share, batch):
     rows = 5 if batch == 1 else 2 * batch + 20
     training = dataclasses.replace(SPARSE, shape=SPARSE.shape._replace(batch=batch), rows=rows, **precision)
     seen = assert_skipping_changes_nothing(training, data_with_zeros(training, share))
     assert all(np.isfinite(array).all() for array in seen.values())
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("batch", [64, 150])
+@every_precision
+def test_hardly_any_numbers_on_several_threads(precision, batch, threads):
+    """So few that the hidden units beyond whole panels, which threads share by rows, leave out vectors of zeros."""
+    training = dataclasses.replace(SPARSE, shape=Shape(batch, 300, 117, 5), rows=2 * batch + 20, **precision)
+    assert_skipping_changes_nothing(training, data_with_zeros(training, 0.985), threads=threads)
 
 
 OPTIONS = [

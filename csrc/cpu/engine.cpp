@@ -85,14 +85,14 @@ struct Engine<T>::Impl final : PhasedJob {
     if (p.pairs) p.w1_pairs = w1_pairs.resize(p.padded_hidden * padded_pairs(p.in));
 
     // Sums by unit over all inputs, and pairs, are made of panels.
-    const int64_t over = p.hidden % kPanel;
-    p.rest = p.pairs || !may_share() || p.hidden < kPanel || over > kMostRest ? 0 : over;
+    p.rest = p.pairs || !may_share() ? 0 : p.hidden - in_panels(p.hidden);
     p.whole = p.rest ? p.hidden - p.rest : p.padded_hidden;
     p.rest_stride = round_up(p.in, kPanel);
+    p.w1_size = p.whole * p.in + p.rest * p.rest_stride;
     p.block = round_up((p.whole + kMaxBlocks - 1) / kMaxBlocks, kPanel);
     p.blocks = (p.whole + p.block - 1) / p.block + (p.rest ? 1 : 0);
 
-    sizes = {p.whole * p.in + p.rest * p.rest_stride, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
+    sizes = {p.w1_size, p.padded_hidden, p.out * p.padded_hidden, p.padded_out};
     for (int i = 0; i < kParameters; ++i) {
       if (!c.present[i]) sizes[i] = 0;
       Trained<T>& t = *trained[i];

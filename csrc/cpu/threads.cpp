@@ -76,9 +76,9 @@ class Worker {
   enum : uint32_t { kIdle, kOffered, kRunning };
 
   void loop() {
+    confined_.begin();
     // Waiting for one more offer, not for the state to change: who wakes up too late for a short task has not slept
     // through its withdrawal, and is awake for the next.
-    confined_.begin();
     for (uint32_t seen = 0;;) {
       seen = wait_while<uint32_t>(offers_, seen);
       uint32_t expected = kOffered;

@@ -258,9 +258,6 @@ void pack_transposed(int64_t n, int64_t k, const T* w, int64_t ldw, T* panels) {
   }
 }
 
-// Of n columns of B, how many are packed in panels, where any are.
-TWOLAYER_INLINE int64_t in_panels(int64_t n) { return n > kPanel && n % kPanel <= kMostRest ? n - n % kPanel : n; }
-
 // Whether the product is faster by way of panels of Bᵀ, made first: what a multiply-add of vectors takes once per lane
 // sum and once per number packed, as measured, against the lanes that stand empty in the last panel.
 template <class T>

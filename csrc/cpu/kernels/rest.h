@@ -5,12 +5,6 @@
 // the rest by rows of the batch going forward, and by inputs going back. Vectors of zeros are left out only where there
 // are hardly any others (p.skips_vectors), with the same sums; elsewhere that costs more than it saves.
 
-// How many numbers w1 holds: a whole number of vectors.
-template <class T>
-TWOLAYER_INLINE int64_t w1_size(const TrainParams<T>& p) {
-  return p.whole * p.in + p.rest * p.rest_stride;
-}
-
 // Calls body(bit) for each bit that is set.
 template <class Body>
 TWOLAYER_INLINE void for_bits(uint64_t bits, Body&& body) {

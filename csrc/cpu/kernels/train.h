@@ -296,11 +296,11 @@ bool train_take_weights(const TrainParams<T>& p) {
   const auto copy = [&](int64_t size, const Trained<T>& w) {
     if (w.compute != w.value) map<T>(size, [](auto v) { return rounded_to_bfloat16(v); }, w.compute, w.value);
   };
-  copy(w1_size(p), p.w1);
+  copy(p.w1_size, p.w1);
   if constexpr (__is_same(T, float))
     for (int64_t unit = 0; p.pairs && unit < p.padded_hidden; unit += kPanel)
       p.pairs->pack_panel(p.w1.value + unit * p.in, p.in, padded_pairs(p.in), p.w1_pairs + unit * padded_pairs(p.in));
   copy(p.out * p.padded_hidden, p.w2);
   refresh_transposed(p, {0, p.padded_hidden});
-  return all_finite(w1_size(p), p.w1.compute);
+  return all_finite(p.w1_size, p.w1.compute);
 }
